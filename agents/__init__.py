@@ -1,0 +1,1 @@
+"""The Responses runtime: the tool loop. A service of its own."""

@@ -1,0 +1,1 @@
+"""The gateway service: every public route goes through here."""

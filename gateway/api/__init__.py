@@ -1,0 +1,1 @@
+"""Public routes: one table of paths, one file per OpenAI path."""

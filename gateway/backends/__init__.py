@@ -1,0 +1,1 @@
+"""The way to a model server: the relay, and a scriptable fake."""

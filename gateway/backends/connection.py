@@ -1,0 +1,245 @@
+"""One connection to a model server: a bare protocol on uvloop with httptools' response parser.
+
+What arrives is kept as chunks until the relay takes it, all at once; beyond `_HIGH_WATER` unread bytes the socket is not
+read, so a slow caller never makes memory grow.
+"""
+
+import asyncio
+from enum import Enum
+
+import httptools
+
+from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
+
+_HIGH_WATER = 262_144
+_MAX_HEAD_BYTES = 65_536
+
+
+class Reuse(Enum):
+    """Whether a connection may serve another request."""
+
+    NO = 0
+    YES = 1
+
+
+class Connection(asyncio.Protocol):
+    """Sends one request at a time and hands out its answer."""
+
+    __slots__ = (
+        "_body_bytes", "_head_bytes", "_idle_limit_s", "_last_at", "_loop", "_parser", "_paused", "_timer", "_transport",
+        "_waiter", "chunks", "complete", "error", "headers", "idle_since", "reused", "status",
+    )  # fmt: skip
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._paused = False
+        self._last_at = self._idle_limit_s = 0.0
+        self._head_bytes = self._body_bytes = 0
+        self.reused = False
+        self.idle_since = 0.0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.complete = False
+        self.error: UpstreamError | None = None
+
+    # -- what the relay calls -------------------------------------------------------------------------------------
+
+    def send(self, head: bytes, body: bytes, *, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
+        """Starts a request. `first_byte_timeout_s` bounds the wait for the answer's head, `idle_timeout_s` any later silence."""
+        self.status, self.headers, self.chunks = 0, [], []
+        self.complete, self.error = False, None
+        self._head_bytes = self._body_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
+        self._last_at = self._loop.time()
+        self._idle_limit_s = idle_timeout_s
+        self._timer = self._loop.call_later(first_byte_timeout_s, self._first_byte_due)
+        assert self._transport is not None  # noqa: S101
+        self._transport.writelines((head, body))
+
+    async def head(self) -> None:
+        """Waits for status and headers.
+
+        Raises:
+            UpstreamError: the connection failed, was silent too long, or sent something else than HTTP.
+        """
+        while not self.status:
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+
+    async def read(self) -> bytes:
+        """All of the body that has arrived since the last call; waits if nothing has; empty at the end.
+
+        Raises:
+            UpstreamError: cut, malformed or silent too long; what arrived before is handed out first.
+        """
+        while not self.chunks:
+            if self.complete:
+                return b""
+            if self.error is not None:
+                raise self.error
+            await self._wait()
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self._body_bytes = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._last_at = self._loop.time()
+            self._transport.resume_reading()
+        return data
+
+    async def read_all(self, max_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            UpstreamError: as `read`, or longer than `max_bytes`.
+        """
+        if self.complete and self.error is None:
+            return await self.read()
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            size += len(data)
+            if size > max_bytes:
+                raise UpstreamBroken("the model server's answer is larger than the gateway passes on")
+            parts.append(data)
+        return b"".join(parts)
+
+    def fail(self, error: UpstreamError) -> None:
+        """Ends the exchange with `error` and closes the socket; the waiting reader, if any, sees it."""
+        if self.error is None and not self.complete:
+            self.error = error
+        self.close()
+        self._wake()
+
+    def release(self) -> Reuse:
+        """Ends the exchange: cancels its timer; whether the connection may be used again."""
+        self._cancel_timer()
+        if not self.complete or self.error is not None or self.is_closing or self._parser is None:
+            return Reuse.NO
+        keep = bool(self._parser.should_keep_alive())
+        self._parser = None
+        return Reuse.YES if keep else Reuse.NO
+
+    def close(self) -> None:
+        """Closes the socket at once; the model server sees it and stops generating."""
+        self._cancel_timer()
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the socket is closed or closing."""
+        return self._transport is None or self._transport.is_closing()
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        parser = self._parser
+        if parser is None or self.complete:
+            self.close()  # nobody asked for this
+            return
+        self._last_at = self._loop.time()
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.fail(UpstreamBroken("the model server's answer is not HTTP"))
+            return
+        if not self.status and self._head_bytes > _MAX_HEAD_BYTES:
+            self.fail(UpstreamBroken("the model server's answer head is too large"))
+            return
+        if self._body_bytes > _HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        """See asyncio.Protocol; the transport closes itself."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._cancel_timer()
+        self._transport = None
+        if self._parser is not None and not self.complete and self.error is None:
+            self._ended_by_close()
+        self._wake()
+
+    # -- httptools callbacks --------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One response header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is there; interim (1xx) answers are passed over."""
+        assert self._parser is not None  # noqa: S101
+        status = self._parser.get_status_code()
+        if status >= 200:
+            self.status = status
+            self._cancel_timer()
+            self._timer = self._loop.call_later(self._idle_limit_s, self._idle_due)
+        else:
+            self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self.chunks.append(body)
+        self._body_bytes += len(body)
+
+    def on_message_complete(self) -> None:
+        """The end of the answer."""
+        if self.status:
+            self.complete = True
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _ended_by_close(self) -> None:
+        """A body without length or chunks ends with the connection; anything else was cut."""
+        names = {name for name, _ in self.headers}
+        if self.status and not names & {b"content-length", b"transfer-encoding"}:
+            self.complete = True
+        else:
+            self.error = UpstreamBroken("the model server closed the connection before its answer was complete")
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _first_byte_due(self) -> None:
+        self.fail(UpstreamTimeout("the model server did not begin to answer in time"))
+
+    def _idle_due(self) -> None:
+        """One timer per answer: it looks at the last arrival and sets itself anew, so data costs no timer."""
+        left = self._last_at + self._idle_limit_s - self._loop.time()
+        if self.complete or self.error is not None:
+            return
+        if left > 0 or self._paused or self.chunks:
+            self._timer = self._loop.call_later(max(left, 0.05), self._idle_due)
+        else:
+            self.fail(UpstreamTimeout("the model server fell silent in the middle of its answer"))

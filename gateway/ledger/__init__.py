@@ -1,0 +1,1 @@
+"""The usage journal and its way into the database."""

@@ -1,0 +1,117 @@
+"""Carries the journal into the database, in idempotent batches: the request id is the row's key.
+
+The disk is the queue: nothing is kept in memory but a position, so a database that is away costs disk only.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gateway.ledger.journal import Journal, parse
+from tidegate.config.settings import JournalSettings
+from tidegate.errors import StoreError
+from tidegate.store.database import Database
+from tidegate.store.usage import insert_usage
+from tidegate.telemetry import names
+from tidegate.telemetry.logs import JsonLog
+from tidegate.telemetry.metrics import Metrics
+from tidegate.types import Outcome, UsageSource
+
+_MAX_BACKOFF_S = 30.0
+
+
+class Shipper:
+    """Reads what the journal wrote and inserts it; one per journal."""
+
+    def __init__(self, journal: Journal, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog) -> None:
+        self._journal = journal
+        self._database = database
+        self._settings = settings
+        self._metrics = metrics
+        self._log = log
+        self._positions: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Ships for ever; a database that is away is tried again, more slowly each time."""
+        pause_s = self._settings.ship_interval_s
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                await self.ship()
+                pause_s = self._settings.ship_interval_s
+            except StoreError as error:
+                self._metrics.count(names.JOURNAL_ERRORS)
+                pause_s = min(pause_s * 2, _MAX_BACKOFF_S)
+                self._log.write("error", "journal_not_shipped", reason=error.message, next_try_s=pause_s)
+
+    async def ship(self) -> int:
+        """Ships everything written so far; how many rows it handed to the database.
+
+        Raises:
+            StoreError: the database is away; nothing is lost.
+        """
+        await asyncio.to_thread(self._journal.sync)
+        shipped = 0
+        for path in self._journal.segments():
+            while rows := await self._next_batch(path):
+                shipped += rows
+            if self._journal.may_drop(path):
+                path.unlink()
+                self._positions.pop(path.name, None)
+                self._journal.dropped(path)
+        self._metrics.set(names.JOURNAL_UNSHIPPED, self._journal.unshipped_bytes)
+        return shipped
+
+    async def _next_batch(self, path: Path) -> int:
+        position = self._positions.get(path.name, 0)
+        rows, consumed, lines = await asyncio.to_thread(_read, path, position, self._settings.batch_rows)
+        if rows:
+            async with self._database.transaction() as connection:
+                await insert_usage(connection, rows)
+        self._positions[path.name] = position + consumed
+        self._journal.unshipped_bytes -= consumed
+        return lines
+
+    async def recover(self) -> int:
+        """Writes an `interrupted` end for every request that an earlier process began and never ended.
+
+        Runs after `Journal.open` and before the first request. How many there were.
+        """
+        interrupted = await asyncio.to_thread(_unfinished, self._journal)
+        for row in interrupted:
+            self._journal.end(row["request_id"], row)
+        if interrupted:
+            self._log.write("warning", "recovered", interrupted=len(interrupted))
+        return len(interrupted)
+
+
+def _read(path: Path, position: int, most: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Up to `most` lines from `position`: the rows to insert, the bytes read, the lines read."""
+    rows, consumed, lines = [], 0, 0
+    with path.open("rb") as file:
+        file.seek(position)
+        while lines < most and (line := file.readline()).endswith(b"\n"):
+            consumed += len(line)
+            lines += 1
+            parsed = parse(line)
+            if parsed is not None and parsed[0] == b"e":
+                rows.append(parsed[1])
+    return rows, consumed, lines
+
+
+def _unfinished(journal: Journal) -> list[dict[str, Any]]:
+    begun: dict[str, dict[str, Any]] = {}
+    for path in journal.segments():
+        with path.open("rb") as file:
+            for line in file:
+                parsed = parse(line)
+                if parsed is None:
+                    continue
+                mark, row = parsed
+                if mark == b"b":
+                    begun[row["request_id"]] = row
+                else:
+                    begun.pop(row["request_id"], None)
+    for row in begun.values():
+        row |= {"outcome": Outcome.INTERRUPTED, "usage_source": UsageSource.ESTIMATED}
+    return list(begun.values())

@@ -1,0 +1,1 @@
+"""How much a project may use at once and per minute."""

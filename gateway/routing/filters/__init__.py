@@ -1,0 +1,1 @@
+"""Filters say which replicas may serve; one file each."""

@@ -1,0 +1,1 @@
+"""Scorers say which replica should serve; one file each."""

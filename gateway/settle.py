@@ -1,0 +1,155 @@
+"""The last stage, on every exit: one usage row, the metrics, the span, the log line. Synchronous, so nothing can skip it."""
+
+import time
+from typing import Any
+
+from gateway.exchange import Exchange
+from gateway.ledger.journal import Journal
+from tidegate.telemetry import names
+from tidegate.telemetry.logs import JsonLog
+from tidegate.telemetry.metrics import Metrics
+from tidegate.telemetry.tracing import fail
+from tidegate.types import Usage, UsageSource
+
+_BYTES_PER_TOKEN = 4  # the usual rule of thumb, only where nobody counted
+
+
+class Settlement:
+    """Writes down what a request was."""
+
+    def __init__(self, journal: Journal, metrics: Metrics, log: JsonLog, *, access_log: bool) -> None:
+        self._journal = journal
+        self._metrics = metrics
+        self._log = log
+        self._access_log = access_log
+
+    def begin(self, exchange: Exchange) -> None:
+        """Journals that the request is about to be dispatched."""
+        row = _row(exchange, Usage(input_tokens=_estimate(len(exchange.body))))
+        self._journal.begin(exchange.request_id, row)
+        exchange.begun = True
+
+    def settle(self, exchange: Exchange) -> None:
+        """Journals the usage row of an admitted request and tells metrics, trace and log."""
+        duration_s = time.perf_counter() - exchange.started
+        usage = final_usage(exchange)
+        if exchange.admitted:
+            row = _row(exchange, usage)
+            row["duration_ms"] = round(duration_s * 1000, 3)
+            self._journal_end(exchange, row)
+            self._count(exchange, usage, duration_s)
+        else:
+            self._metrics.count(names.REFUSALS, (exchange.error and exchange.error.error_code) or "unknown")
+        if exchange.span is not None:
+            self._end_span(exchange, usage)
+        if self._access_log:
+            self._write_line(exchange, usage, duration_s)
+
+    def _journal_end(self, exchange: Exchange, row: dict[str, Any]) -> None:
+        try:
+            self._journal.end(exchange.request_id, row)
+        except OSError as error:
+            self._log.write("critical", "journal_not_written", request_id=exchange.request_id, reason=error.strerror)
+
+    def _count(self, exchange: Exchange, usage: Usage, duration_s: float) -> None:
+        metrics, model = self._metrics, exchange.known_model().name
+        metrics.count(names.REQUESTS, model, exchange.path, exchange.outcome)
+        metrics.observe(names.DURATION, duration_s, model)
+        if exchange.ttft_s is not None:
+            metrics.observe(names.TTFT, exchange.ttft_s, model)
+        metrics.count(names.TOKENS, model, "input", by=usage.input_tokens)
+        metrics.count(names.TOKENS, model, "output", by=usage.output_tokens)
+        if usage.cached_tokens:
+            metrics.count(names.TOKENS, model, "cached", by=usage.cached_tokens)
+        for verdict in exchange.verdicts:
+            metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
+
+    def _end_span(self, exchange: Exchange, usage: Usage) -> None:
+        span = exchange.span
+        assert span is not None  # noqa: S101
+        if span.is_recording():
+            if exchange.model is not None:
+                span.update_name(f"{exchange.operation} {exchange.model.name}")
+                span.set_attribute(names.REQUEST_MODEL, exchange.model.name)
+                span.set_attribute(names.INPUT_TOKENS, usage.input_tokens)
+                span.set_attribute(names.OUTPUT_TOKENS, usage.output_tokens)
+                span.set_attribute(names.CACHED_TOKENS, usage.cached_tokens)
+            if exchange.principal is not None:
+                span.set_attribute(names.ORGANISATION, exchange.principal.organisation)
+                span.set_attribute(names.PROJECT, exchange.principal.project)
+            if exchange.finish_reason is not None:
+                span.set_attribute(names.FINISH_REASON, [exchange.finish_reason])
+            if exchange.status is not None:
+                span.set_attribute(names.HTTP_STATUS, exchange.status)
+            span.set_attribute(names.OPERATION, exchange.operation)
+            span.set_attribute(names.REQUEST_ID, exchange.request_id)
+            span.set_attribute(names.OUTCOME, exchange.outcome)
+            if exchange.error is not None:
+                fail(span, exchange.error.error_code or exchange.error.type)
+        span.end()
+
+    def _write_line(self, exchange: Exchange, usage: Usage, duration_s: float) -> None:
+        principal, pick = exchange.principal, exchange.pick
+        self._log.write(
+            exchange.error.log_level if exchange.error else "info",
+            "request",
+            request_id=exchange.request_id,
+            path=exchange.path,
+            status=exchange.status,
+            outcome=exchange.outcome,
+            code=exchange.error.error_code if exchange.error else None,
+            organisation=principal.organisation if principal else None,
+            project=principal.project if principal else None,
+            key_id=principal.key_id if principal else None,
+            model=exchange.model.name if exchange.model else None,
+            replica=pick.replica.url if pick else None,
+            pick=pick.reason if pick else None,
+            tried=exchange.tried or None,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            duration_ms=round(duration_s * 1000, 2),
+            guardrails=[f"{v.guardrail}:{v.origin}:{v.action}" for v in exchange.verdicts] or None,
+        )
+
+
+def final_usage(exchange: Exchange) -> Usage:
+    """The best numbers there are: reported by the model server, counted from the stream, or estimated."""
+    if exchange.usage is not None:
+        return exchange.usage
+    if not exchange.begun:
+        return Usage(source=UsageSource.COUNTED)  # nothing was sent to a model
+    estimate = _estimate(len(exchange.body))
+    if exchange.pieces:
+        return Usage(input_tokens=estimate, output_tokens=exchange.pieces, source=UsageSource.COUNTED)
+    return Usage(input_tokens=estimate, output_tokens=_estimate(exchange.answer_bytes), source=UsageSource.ESTIMATED)
+
+
+def _estimate(size_bytes: int) -> int:
+    return -(-size_bytes // _BYTES_PER_TOKEN)
+
+
+def _row(exchange: Exchange, usage: Usage) -> dict[str, Any]:
+    """The columns of `tidegate.store.tables.usage`."""
+    principal = exchange.known_principal()
+    context = exchange.span.get_span_context() if exchange.span is not None else None
+    return {
+        "request_id": exchange.request_id,
+        "organisation": principal.organisation,
+        "project": principal.project,
+        "key_id": principal.key_id,
+        "model": exchange.known_model().name,
+        "path": exchange.path,
+        "replica": exchange.pick.replica.url if exchange.pick else None,
+        "stream": exchange.stream,
+        "outcome": exchange.outcome,
+        "http_status": exchange.status,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "usage_source": usage.source,
+        "started_at": exchange.started_at,
+        "duration_ms": None,
+        "ttft_ms": None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 3),
+        "parent_request_id": None,
+        "trace_id": f"{context.trace_id:032x}" if context else None,
+    }

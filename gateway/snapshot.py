@@ -1,0 +1,144 @@
+"""What a gateway knows of the database: keys, projects, models and policies, in memory, replaced as a whole.
+
+A request holds the snapshot it began with. The watcher looks for changes at an interval; a database that is away leaves
+the last snapshot in force.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.auth.api_keys import KnownKey
+from gateway.backends.vllm import VllmServer
+from gateway.routing.interfaces import ReplicaState
+from guardrails.engine.policy import Policy, build_policy
+from tidegate.config import resources
+from tidegate.config.settings import Settings
+from tidegate.errors import ModelNotFound, OperatorError
+from tidegate.store.changes import latest_change
+from tidegate.store.database import Database
+from tidegate.store.keys import list_keys
+from tidegate.store.resources import read_resources
+from tidegate.telemetry import names
+from tidegate.telemetry.logs import JsonLog
+from tidegate.telemetry.metrics import Metrics
+from tidegate.types import Limits, Principal
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model and where it runs."""
+
+    name: str
+    upstream_model: str
+    replicas: tuple[ReplicaState, ...]
+    servers: Mapping[str, VllmServer]
+    """Replica URL to the way there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent state of the resources; `change_id` says which."""
+
+    change_id: int
+    keys: Mapping[str, KnownKey]
+    models: Mapping[str, ServedModel]
+    policies: Mapping[str, Policy]
+
+    def model_for(self, principal: Principal, name: str) -> ServedModel:
+        """The model `name`, if it exists and the principal may use it.
+
+        Raises:
+            ModelNotFound: otherwise; the two cases look the same.
+        """
+        model = self.models.get(name)
+        if model is None or not principal.may_use(name):
+            raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")
+        return model
+
+    def models_of(self, principal: Principal) -> list[str]:
+        """Names of the models the principal may use, sorted."""
+        return sorted(name for name in self.models if principal.may_use(name))
+
+
+class SnapshotSource:
+    """Holds the current snapshot and renews it."""
+
+    def __init__(self, database: Database, settings: Settings, metrics: Metrics, log: JsonLog) -> None:
+        self._database = database
+        self._settings = settings
+        self._metrics = metrics
+        self._log = log
+        self._servers: dict[tuple[str, str | None], VllmServer] = {}
+        self._states: dict[str, ReplicaState] = {}
+        self.current = Snapshot(0, {}, {}, {})
+
+    async def load(self) -> None:
+        """Reads the database once.
+
+        Raises:
+            OperatorError: it is away, or holds what this version cannot build.
+        """
+        async with self._database.transaction() as connection:
+            change_id = await latest_change(connection)
+            found = await read_resources(connection)
+            rows = await list_keys(connection, live_only=True)
+        projects = {(o.name, p.name): p for o in found.organisations for p in o.projects}
+        keys = {}
+        for row in rows:
+            owner = (row["organisation"], row["project"])
+            if project := projects.get(owner):
+                keys[row["key_id"]] = KnownKey(row["digest"], row["expires_at"], _principal(*owner, row["key_id"], project))
+        models = {model.name: self._served(model) for model in found.models}
+        policies = {policy.name: build_policy(policy) for policy in found.policies}
+        self._close_unused(models)
+        self.current = Snapshot(change_id, keys, models, policies)
+
+    async def watch(self) -> None:
+        """Reloads whenever the database has changed, for ever."""
+        while True:
+            await asyncio.sleep(self._settings.store.refresh_interval_s)
+            try:
+                async with self._database.transaction() as connection:
+                    newest = await latest_change(connection)
+                if newest != self.current.change_id:
+                    await self.load()
+                    self._log.write("info", "snapshot", change_id=self.current.change_id)
+            except OperatorError as error:
+                self._metrics.count(names.SNAPSHOT_ERRORS)
+                self._log.write("error", "snapshot_not_renewed", reason=error.message)
+
+    def close(self) -> None:
+        """Closes every connection to model servers."""
+        for server in self._servers.values():
+            server.pool.close()
+
+    def _served(self, model: resources.Model) -> ServedModel:
+        servers = {replica.url: self._server(replica) for replica in model.replicas}
+        states = tuple(self._states.setdefault(url, ReplicaState(url)) for url in servers)
+        return ServedModel(model.name, model.upstream_model or model.name, states, servers)
+
+    def _server(self, replica: resources.Replica) -> VllmServer:
+        key = (replica.url, str(replica.api_key_file) if replica.api_key_file else None)
+        if key not in self._servers:
+            self._servers[key] = VllmServer(replica, self._settings.relay)
+        return self._servers[key]
+
+    def _close_unused(self, models: Mapping[str, ServedModel]) -> None:
+        used = {id(server) for model in models.values() for server in model.servers.values()}
+        for key, server in list(self._servers.items()):
+            if id(server) not in used:
+                server.pool.close()
+                del self._servers[key]
+                self._states.pop(server.url, None)
+
+
+def _principal(organisation: str, name: str, key_id: str, project: resources.Project) -> Principal:
+    return Principal(
+        organisation=organisation,
+        project=name,
+        key_id=key_id,
+        models=None if project.all_models else frozenset(project.models),
+        policy=project.policy,
+        limits=Limits(**project.limits.model_dump()),
+    )

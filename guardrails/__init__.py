@@ -1,0 +1,1 @@
+"""What may pass: one file per guardrail; the engine that applies them is in `engine/`."""

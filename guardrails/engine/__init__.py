@@ -1,0 +1,1 @@
+"""Applies a policy's guardrails to requests, answers and streams."""

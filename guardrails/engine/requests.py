@@ -1,0 +1,98 @@
+"""Screens a request's JSON before it is sent anywhere."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from guardrails.engine.interfaces import Guardrail
+from guardrails.engine.policy import KEY, Policy, strings
+from tidegate.errors import ContentFiltered, InvalidRequest
+from tidegate.types import Action, Verdict
+from tidegate.wire.openai import decode_any, decode_fields, encode
+
+_INLINE_MEDIA = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,[A-Za-z0-9+/=]*\Z")
+
+
+def screen_request(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
+    """The body to send on, and what the guardrails decided; `raw` itself where nothing was masked.
+
+    Raises:
+        ContentFiltered: a guardrail refuses the request.
+        InvalidRequest: not valid JSON.
+    """
+    suspects = [guardrail for guardrail in policy.inputs if guardrail.may_match(raw)]
+    if not suspects:
+        return raw, []
+    try:
+        fields = {key: decode_any(value) for key, value in decode_fields(raw).items()}
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON.") from error
+    verdicts: list[Verdict] = []
+    for guardrail in suspects:
+        count = sum(len(guardrail.scan(text, final=True).findings) for text in _texts(fields))
+        if not count:
+            continue
+        verdicts.append(Verdict(guardrail.name, "input", guardrail.on_input, count))
+        if guardrail.on_input is Action.REFUSE:
+            raise Refused(guardrail.refusal(count), verdicts)
+        fields = _masked(guardrail, fields)
+    return (encode(fields), verdicts) if verdicts else (raw, [])
+
+
+class Refused(ContentFiltered):
+    """`ContentFiltered` that carries the verdicts."""
+
+    def __init__(self, message: str, verdicts: Sequence[Verdict]) -> None:
+        super().__init__(message)
+        self.verdicts = verdicts
+
+
+def check_media(policy: Policy, raw: bytes) -> None:
+    """Refuses media that the model server would fetch itself, from inside the network.
+
+    Raises:
+        InvalidRequest: a URL of another scheme than the policy allows.
+    """
+    if b"_url" not in raw and b"\\u" not in raw:
+        return
+    try:
+        body = decode_any(raw)
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON.") from error
+    for path, url in strings(body.get("messages") if isinstance(body, dict) else None):
+        if _is_media_url(path) and not url.lstrip().lower().startswith(policy.allow_media_schemes):
+            allowed = ", ".join(policy.allow_media_schemes)
+            raise InvalidRequest(
+                f"Media must be given as URLs of these schemes: {allowed} Send the bytes inline as a data: URL.",
+                param="messages",
+                code="media_url_not_allowed",
+            )
+
+
+def _is_media_url(path: tuple[str | int, ...]) -> bool:
+    """`…image_url` itself, or `url` somewhere below it; both forms are accepted by vLLM."""
+    names = [part for part in path if isinstance(part, str)]
+    inside = any(name.endswith("_url") for name in names)
+    return inside and path[-1] != KEY and (names[-1] == "url" or names[-1].endswith("_url"))
+
+
+def _texts(fields: dict[str, Any]) -> list[str]:
+    return [text for _, text in strings(fields) if not _INLINE_MEDIA.match(text)]
+
+
+def _masked(guardrail: Guardrail, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_masked(guardrail, key): _masked(guardrail, item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(guardrail, item) for item in value]
+    if isinstance(value, bool) or value is None or (isinstance(value, str) and _INLINE_MEDIA.match(value)):
+        return value
+    text = value if isinstance(value, str) else str(value)
+    findings = guardrail.scan(text, final=True).findings
+    if not findings:
+        return value
+    out, at = [], 0
+    for span in findings:
+        out += [text[at : span.start], guardrail.mask(text, span)]
+        at = span.end
+    return "".join((*out, text[at:]))

@@ -1,0 +1,1 @@
+"""Hosted MCP tool servers, one per file; they import nothing of ours."""

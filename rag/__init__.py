@@ -1,0 +1,1 @@
+"""Retrieval: documents in, cited passages out. A service of its own."""

@@ -1,0 +1,253 @@
+"""`tidegate`: starts processes, reads configuration, talks to the database. Imports no service."""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from tidegate import plugins
+from tidegate.config.load import Document, Loaded, load, plugin_specs, redacted
+from tidegate.errors import ConfigError, OperatorError, UnknownPlugin
+from tidegate.local.journeys import walk
+from tidegate.local.stack import Running, Stack, read_running
+from tidegate.local.steps import Steps
+from tidegate.local.traces import as_tree, read_trace
+from tidegate.store.database import Database
+from tidegate.store.keys import create_key, list_keys, read_pepper, revoke_key
+from tidegate.store.resources import apply_resources
+from tidegate.store.usage import recent_usage, usage_by_key
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys of projects.")
+app.add_typer(keys_app, name="keys")
+
+T = TypeVar("T")
+console = Console(soft_wrap=True)
+ConfigOption = Annotated[Path, typer.Option("--config", envvar="TIDEGATE_CONFIG", help="The configuration file.")]
+DEFAULT_CONFIG = Path("tidegate.yaml")
+OrganisationOption = Annotated[str, typer.Option("--organisation", help="The tenant.")]
+ProjectOption = Annotated[str, typer.Option("--project", help="The project inside it.")]
+
+
+def main() -> None:
+    """Entry point: our own errors become one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except OperatorError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]tidegate:[/] {_escape(error.message)}", highlight=False)
+        sys.exit(2)
+
+
+@app.command()
+def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Makes the secret that keys are hashed with, if it is missing."""
+    path = _checked(config).document.settings.auth.key_pepper_file
+    console.print(f"made {path}" if _make_pepper(path) else f"{path} is there already", highlight=False)
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Validates the configuration and prints the effective settings, without secrets."""
+    loaded = _checked(config)
+    console.print(yaml.safe_dump(redacted(loaded.document), sort_keys=False), highlight=False, markup=False)
+    console.print(f"[green]{config} is valid[/]", highlight=False)
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON schema of the configuration, for editors."""
+    console.print_json(json.dumps(Document.model_json_schema()))
+
+
+@app.command()
+def apply(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Migrates the database and makes it hold the `resources` half of the configuration."""
+    loaded = _checked(config)
+
+    async def work(connection: AsyncConnection) -> list[str]:
+        return await apply_resources(connection, loaded.document.resources)
+
+    told = _in_database(loaded, work, migrate=True)
+    console.print("\n".join(told) or "nothing to change", highlight=False, markup=False)
+
+
+@app.command()
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Runs one gateway process in the foreground."""
+    os.execv(sys.executable, [sys.executable, "-m", "gateway", "--config", str(config)])  # noqa: S606
+
+
+@app.command()
+def up(
+    config: ConfigOption = DEFAULT_CONFIG,
+    model: Annotated[str | None, typer.Option(help="A model for GPU vLLM: a folder or a name in its cache.")] = None,
+    model_url: Annotated[str | None, typer.Option(help="A model server that runs already; none is started.")] = None,
+    journeys: Annotated[Path | None, typer.Option(help="Walk the scripts in this folder once everything is up.")] = None,
+    once: Annotated[bool, typer.Option(help="Stop after the journeys; non-zero if one failed.")] = False,
+) -> None:
+    """Starts everything on this machine and stays up until Ctrl-C."""
+    loaded = _checked(config)
+    _make_pepper(loaded.document.settings.auth.key_pepper_file)
+    steps = Steps(console)
+    failed: list[str] = []
+    try:
+        stack = Stack(loaded, config, model or None, model_url or None, steps)
+        with stack.run() as running:
+            console.print(f"ready after {steps.elapsed_s:.1f} s", highlight=False)
+            if journeys is not None:
+                failed = walk(journeys, running, console)
+            _say_where(running, failed)
+            while not once:
+                for part in stack.parts:
+                    part.check()
+                time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("stopped", highlight=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("journeys")
+def walk_journeys(folder: Annotated[Path, typer.Argument()] = Path("examples")) -> None:
+    """Walks the journeys against the running `tidegate up`."""
+    failed = walk(folder, _running(), console)
+    if failed:
+        console.print(f"[red]failed: {', '.join(failed)}[/]", highlight=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def trace(trace_id: str) -> None:
+    """Shows a trace as it arrived at the local receiver of `tidegate up`."""
+    spans = read_trace(Path(_running().spans_file), trace_id)
+    console.print(as_tree(spans, trace_id) if spans else f"no span of trace {trace_id} has arrived")
+
+
+@app.command()
+def usage(
+    config: ConfigOption = DEFAULT_CONFIG,
+    rows: Annotated[int, typer.Option(min=0, max=1000, help="Show the newest rows instead of sums.")] = 0,
+) -> None:
+    """Shows tokens by key and model, or the newest usage rows."""
+    if rows:
+        columns = ["request_id", "key_id", "model", "outcome", "input_tokens", "output_tokens", "cached_tokens", "usage_source"]
+        found = _in_database(_checked(config), lambda connection: recent_usage(connection, rows))
+    else:
+        columns = ["organisation", "project", "key_id", "model", "outcome", "requests"]
+        columns += ["input_tokens", "output_tokens", "cached_tokens"]
+        found = _in_database(_checked(config), usage_by_key)
+    table = Table(*columns)
+    for row in found:
+        table.add_row(*(str(row[column]) for column in columns))
+    console.print(table)
+
+
+@keys_app.command("create")
+def keys_create(
+    organisation: OrganisationOption,
+    project: ProjectOption,
+    name: Annotated[str, typer.Option(help="What it is for; shown in lists.")] = "",
+    days: Annotated[float | None, typer.Option(min=0.001, help="Days until it expires; never if absent.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Makes a key and shows it, once."""
+    loaded = _checked(config)
+    pepper = read_pepper(loaded.document.settings.auth.key_pepper_file)
+    projects = {(o.name, p.name) for o in loaded.document.resources.organisations for p in o.projects}
+    if (organisation, project) not in projects:
+        raise ConfigError(f"there is no project {project!r} of organisation {organisation!r} in {config}")
+    key = _in_database(loaded, lambda connection: create_key(connection, pepper, organisation, project, name=name, days=days))
+    console.print(key.token, highlight=False, markup=False)
+    Console(stderr=True).print(f"key {key.key_id}: keep it now, it is not shown again", highlight=False)
+
+
+@keys_app.command("list")
+def keys_list(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Lists keys; never the keys themselves."""
+    columns = ("key_id", "organisation", "project", "name", "created_at", "expires_at", "revoked_at")
+    table = Table(*columns)
+    for row in _in_database(_checked(config), list_keys):
+        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+    console.print(table)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: str, organisation: OrganisationOption, project: ProjectOption, config: ConfigOption = DEFAULT_CONFIG
+) -> None:
+    """Revokes a key; gateways stop accepting it at their next look at the database."""
+    if not _in_database(_checked(config), lambda connection: revoke_key(connection, organisation, project, key_id)):
+        raise ConfigError(f"project {project!r} of {organisation!r} has no live key {key_id!r}")
+    console.print(f"revoked {key_id}", highlight=False)
+
+
+def _checked(config: Path) -> Loaded:
+    loaded = load(config)
+    for kind, location, spec in plugin_specs(loaded.document):
+        try:
+            plugins.config_of(kind, spec)
+        except UnknownPlugin as error:
+            raise loaded.error(location, error.message) from error
+    return loaded
+
+
+def _in_database(loaded: Loaded, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]], *, migrate: bool = False) -> T:
+    async def run() -> T:
+        database = Database(loaded.document.settings.store)
+        try:
+            if migrate:
+                await database.migrate()
+            else:
+                await database.require_current()
+            async with database.transaction() as connection:
+                return await work(connection)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+def _make_pepper(path: Path) -> bool:
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    return True
+
+
+def _running() -> Running:
+    running = read_running()
+    if running is None:
+        raise ConfigError("nothing is running here; start it with `tidegate up`")
+    return running
+
+
+def _say_where(running: Running, failed: list[str]) -> None:
+    console.rule(align="left")
+    if failed:
+        console.print(f"[red]failed: {', '.join(failed)}[/]", highlight=False)
+    console.print(f"  base_url  {running.base_url}", highlight=False)
+    console.print(f"  api_key   {running.api_key}   (valid for one day)", highlight=False)
+    console.print(f"  model     {running.model}", highlight=False)
+    console.print(f"  metrics   {running.management_url}/metrics", highlight=False)
+    console.print("  Ctrl-C stops everything", highlight=False)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Configuration: boot settings, resources, and the loader that reads both."""

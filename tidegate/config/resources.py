@@ -1,0 +1,110 @@
+"""Resources: what the platform offers and to whom. Applied to the database, which is the truth while serving."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from tidegate.config.settings import PluginSpec, Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}$")]
+
+GUARDED_FIELDS = frozenset(
+    {
+        "priority",
+        "cache_salt",
+        "kv_transfer_params",
+        "vllm_xargs",
+        "request_id",
+        "session_id",
+        "chat_template",
+        "mm_processor_kwargs",
+        "media_io_kwargs",
+    }
+)
+"""Request fields by which a caller acts beyond his own request; refused unless the policy allows them."""
+
+
+class Replica(Section):
+    """One model server."""
+
+    url: str = Field(pattern=r"^https?://[^/?#@\s]+$", description="Scheme, host and port of a vLLM server")
+    api_key_file: Path | None = Field(None, description="File with the key that this server expects")
+
+
+class Model(Section):
+    """The name a client sends, and the servers behind it."""
+
+    name: Name
+    replicas: list[Replica] = Field(min_length=1)
+    upstream_model: Name | None = Field(None, description="The name the servers know it by, if another")
+
+
+class Policy(Section):
+    """What may pass for the projects that use it."""
+
+    name: Name
+    guardrails: list[PluginSpec] = Field(default=[], description="Applied in order")
+    allow_request_fields: list[str] = Field(default=[], description="Guarded fields that callers may set all the same")
+    allow_media_schemes: list[str] = Field(
+        default=["data"], description="URL schemes of images, audio and video; vLLM itself fetches anything but data"
+    )
+
+    @model_validator(mode="after")
+    def _known_fields(self) -> "Policy":
+        if unknown := sorted(set(self.allow_request_fields) - GUARDED_FIELDS):
+            raise ValueError(f"allow_request_fields: {unknown} are not guarded; guarded are {sorted(GUARDED_FIELDS)}")
+        return self
+
+
+class ProjectLimits(Section):
+    """Limits of one project; absent is no limit."""
+
+    requests_per_minute: int | None = Field(None, ge=1)
+    concurrent_requests: int | None = Field(None, ge=1)
+    max_body_bytes: int | None = Field(None, ge=1024)
+
+
+class Project(Section):
+    """A unit of access and accounting inside an organisation."""
+
+    name: Name
+    models: list[Name] = Field(default=[], description="Models its keys may use; deny by default")
+    all_models: bool = Field(False, description="May use every model, also future ones")
+    policy: Name = Field("default", description="Name of the policy its requests obey")
+    limits: ProjectLimits = ProjectLimits()
+
+
+class Organisation(Section):
+    """A tenant."""
+
+    name: Name
+    projects: list[Project] = Field(default=[])
+
+
+class Resources(Section):
+    """The `resources` half of `tidegate.yaml`."""
+
+    organisations: list[Organisation] = Field(default=[])
+    models: list[Model] = Field(default=[])
+    policies: list[Policy] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _references(self) -> "Resources":
+        models = _unique("model", [model.name for model in self.models])
+        policies = _unique("policy", [policy.name for policy in self.policies])
+        _unique("organisation", [organisation.name for organisation in self.organisations])
+        for organisation in self.organisations:
+            _unique(f"project of {organisation.name!r}", [project.name for project in organisation.projects])
+            for project in organisation.projects:
+                if project.policy not in policies:
+                    raise ValueError(f"project {project.name!r} names policy {project.policy!r}, which does not exist")
+                if missing := sorted(set(project.models) - models):
+                    raise ValueError(f"project {project.name!r} names models that do not exist: {missing}")
+        return self
+
+
+def _unique(what: str, names: list[str]) -> set[str]:
+    if len(set(names)) != len(names):
+        raise ValueError(f"two entries of {what} share a name: {sorted({n for n in names if names.count(n) > 1})}")
+    return set(names)

@@ -1,0 +1,236 @@
+"""Every error Tidegate raises on purpose, and the one function that renders it.
+
+    TidegateError
+    ├── ClientError                 the caller can fix it
+    │   ├── InvalidRequest          400
+    │   ├── ContentFiltered         400, code content_filter
+    │   ├── Unauthenticated         401
+    │   ├── Forbidden               403
+    │   ├── NotFound                404
+    │   │   └── ModelNotFound       404, code model_not_found
+    │   ├── MethodNotAllowed        405
+    │   ├── BodyTimeout             408
+    │   ├── BodyTooLarge            413
+    │   ├── UnsupportedMediaType    415
+    │   └── RateLimited             429, with retry-after
+    ├── UpstreamError               a model server failed us
+    │   ├── UpstreamUnavailable     503, nothing was generated
+    │   ├── UpstreamBroken          502, the answer cannot be used
+    │   └── UpstreamTimeout         504
+    ├── ClientGone                  the caller hung up; nothing is sent
+    └── OperatorError               the platform team must act
+        ├── ConfigError
+        ├── UnknownPlugin
+        └── StoreError
+"""
+
+import json
+from typing import ClassVar
+
+
+class TidegateError(Exception):
+    """Base of all our errors; class attributes decide how an error looks on the wire and in the log."""
+
+    status: ClassVar[int] = 500
+    """HTTP status code."""
+    type: ClassVar[str] = "server_error"
+    """OpenAI's `error.type`."""
+    code: ClassVar[str | None] = "internal_error"
+    """OpenAI's `error.code`."""
+    retryable: ClassVar[bool] = False
+    """Sent as `x-should-retry`, which OpenAI's clients obey."""
+    log_level: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.error_code = code or self.code
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Extra response headers; subclasses add theirs."""
+        return [("x-should-retry", "true" if self.retryable else "false")]
+
+
+class ClientError(TidegateError):
+    """The caller can fix it."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    log_level = "info"
+
+
+class InvalidRequest(ClientError):
+    """The request is malformed or asks for something that is not allowed."""
+
+
+class ContentFiltered(ClientError):
+    """A guardrail refused the request."""
+
+    code = "content_filter"
+
+
+class Unauthenticated(ClientError):
+    """No key, or not a key of ours."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Names the scheme, as RFC 9110 section 11.6.1 asks."""
+        return [*super().headers, ("www-authenticate", "Bearer")]
+
+
+class Forbidden(ClientError):
+    """The key is good but may not do this."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(ClientError):
+    """No such thing, or not the caller's to see."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The model does not exist, or the key may not use it: the two look the same on purpose."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ClientError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Adds `allow`."""
+        return [*super().headers, ("allow", self.allow)]
+
+
+class BodyTimeout(ClientError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class BodyTooLarge(ClientError):
+    """The body exceeds the caller's limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(ClientError):
+    """Only JSON is accepted here."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RateLimited(ClientError):
+    """A limit of the project is used up for now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retryable = True
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Adds `retry-after` in whole seconds, rounded up."""
+        return [*super().headers, ("retry-after", str(max(1, int(self.retry_after_s + 0.999))))]
+
+
+class UpstreamError(TidegateError):
+    """A model server failed us."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    retryable = True
+    log_level = "warning"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No replica could take the request; nothing was generated."""
+
+    status = 503
+    code = "upstream_unavailable"
+
+
+class UpstreamBroken(UpstreamError):
+    """A replica's answer was cut or malformed."""
+
+    code = "upstream_broken"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A replica was silent for too long."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class ClientGone(TidegateError):
+    """The caller hung up. Never rendered: nobody is there to read it."""
+
+    status = 499
+    code = "client_gone"
+    log_level = "info"
+
+
+class OperatorError(TidegateError):
+    """The platform team must act; the message says how."""
+
+    log_level = "critical"
+
+
+class ConfigError(OperatorError):
+    """The configuration is wrong; the message names file, line and the nearest valid name."""
+
+
+class UnknownPlugin(OperatorError):
+    """A configured plugin does not exist or does not load."""
+
+
+class StoreError(OperatorError):
+    """The database is missing, unreachable or at the wrong revision."""
+
+
+def error_object(error: TidegateError) -> dict[str, dict[str, str | None]]:
+    """The OpenAI error object of `error`."""
+    return {
+        "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.error_code},
+    }
+
+
+def render(error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Status, headers and JSON body of `error`; the only place an error becomes an answer."""
+    body = json.dumps(error_object(error)).encode()
+    headers = [("content-type", "application/json"), ("content-length", str(len(body))), *error.headers]
+    return error.status, headers, body
+
+
+def render_event(error: TidegateError) -> bytes:
+    """`error` as an SSE event, for streams whose 200 has already been sent."""
+    return b"data: " + json.dumps(error_object(error)).encode() + b"\n\n"

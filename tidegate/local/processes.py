@@ -1,0 +1,121 @@
+"""Child processes of `tidegate up`: started in their own session, logged to a file, never left behind."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tidegate.errors import OperatorError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class PartFailed(OperatorError):
+    """A part did not come up, or died; the message holds its last log lines and what to do."""
+
+
+class Part:
+    """One process with its log."""
+
+    def __init__(self, name: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str], advice: str) -> None:
+        self.name = name
+        self.log = log
+        self._advice = advice
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as out:
+            self._popen = subprocess.Popen(  # noqa: S603 - our own command lines
+                [str(part) for part in argv],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, also the id of its process group."""
+        return self._popen.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._popen.poll()
+
+    def check(self) -> None:
+        """Complains if it has ended.
+
+        Raises:
+            PartFailed: it has.
+        """
+        code = self.exit_code()
+        if code is not None:
+            raise self.failure(f"{self.name} stopped (exit {code})")
+
+    def failure(self, what: str) -> PartFailed:
+        """`what` with the last lines of the log and what to do."""
+        return PartFailed(f"{what}\n{tail(self.log)}\nWhat to do: {self._advice}\nWhole log: {self.log}")
+
+    def wait_for(self, url: str, timeout_s: float) -> None:
+        """Waits until `url` answers 200.
+
+        Raises:
+            PartFailed: it ended, or did not answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not answers(url):
+            self.check()
+            if time.monotonic() > deadline:
+                raise self.failure(f"{self.name} did not answer at {url} within {timeout_s:.0f} s")
+            time.sleep(0.2)
+
+    def terminate(self) -> None:
+        """Asks the whole group to stop."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+
+    def finish(self, timeout_s: float) -> None:
+        """Waits for it to stop; after `timeout_s`, or if children of it remain, the whole group is killed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout_s)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+def stop_all(parts: Sequence[Part], timeout_s: float = 20) -> None:
+    """Stops every part, last started first, all at once."""
+    for part in reversed(parts):
+        part.terminate()
+    deadline = time.monotonic() + timeout_s
+    for part in reversed(parts):
+        part.finish(max(0.1, deadline - time.monotonic()))
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` gives 200 within two seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - http URLs of our own
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log, indented."""
+    try:
+        last = log.read_text(errors="replace").splitlines()[-lines:]
+    except OSError:
+        last = []
+    return "\n".join(f"  | {line[:300]}" for line in last) or "  | (the log is empty)"
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,0 +1,194 @@
+"""`tidegate up`: the model server, the trace receiver and the gateway on this machine, and one key to use them."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tidegate.config.load import Document, Loaded
+from tidegate.config.resources import Model, Replica
+from tidegate.errors import ConfigError
+from tidegate.local.model_server import ModelServer
+from tidegate.local.processes import Part, PartFailed, answers, stop_all
+from tidegate.local.steps import Steps
+from tidegate.store.database import Database
+from tidegate.store.keys import create_key, read_pepper
+from tidegate.store.resources import apply_resources
+
+STATE = Path(".tidegate")
+RUNNING = STATE / "run" / "up.json"
+_KEY_DAYS = 1.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a client of the running stack must know; written to `.tidegate/run/up.json`, readable by the owner only."""
+
+    base_url: str
+    management_url: str
+    api_key: str
+    key_id: str
+    model: str
+    spans_file: str
+    pids: dict[str, int]
+
+    def environ(self) -> dict[str, str]:
+        """As the environment of a journey; the first two are what the official client reads."""
+        return {
+            "OPENAI_BASE_URL": self.base_url,
+            "OPENAI_API_KEY": self.api_key,
+            "TIDEGATE_MODEL": self.model,
+            "TIDEGATE_KEY_ID": self.key_id,
+            "TIDEGATE_MANAGEMENT_URL": self.management_url,
+            "TIDEGATE_SPANS_FILE": self.spans_file,
+        }
+
+
+class Stack:
+    """The parts, in the order in which they start."""
+
+    def __init__(self, loaded: Loaded, config_path: Path, model: str | None, model_url: str | None, steps: Steps) -> None:
+        self._document: Document = loaded.document
+        self._config_path = config_path
+        self._steps = steps
+        self._root = Path.cwd()
+        self._state = self._root / STATE
+        self._server = ModelServer(self._root, self._state, model)
+        self._model_url = model_url
+        self.parts: list[Part] = []
+
+    @contextmanager
+    def run(self) -> Iterator[Running]:
+        """Starts everything; whatever happens, nothing is left running.
+
+        Raises:
+            PartFailed: a part did not come up.
+            OperatorError: the configuration or the database is wrong.
+        """
+        try:
+            self._check_ports()
+            if self._model_url is None:
+                self._prepare_model_server()
+            yield self._start()
+        finally:
+            RUNNING.unlink(missing_ok=True)
+            if self.parts:
+                with self._steps.step("Stopping"):
+                    stop_all(self.parts)
+
+    def _prepare_model_server(self) -> None:
+        server = self._server
+        if not server.environment_ready:
+            with self._steps.step("Installing the model server into .venv-vllm (about two minutes)") as step:
+                server.install(step.tick)
+        if not server.model_ready:
+            with self._steps.step("Preparing the model SmolLM2-135M-Instruct (about a minute)") as step:
+                server.prepare_model(step.tick)
+
+    def _start(self) -> Running:
+        spans_file = self._state / "run" / "spans.jsonl"
+        spans_file.parent.mkdir(parents=True, exist_ok=True)
+        spans_file.unlink(missing_ok=True)
+        endpoint = self._otlp_endpoint()
+        if endpoint:
+            self._part("receiver", [sys.executable, "-m", "tidegate.local.receiver", "--port", str(urlsplit(endpoint).port), "--out", spans_file])
+        vllm = self._start_vllm(endpoint)
+        with self._steps.step("Preparing the database"):
+            key_id, token = asyncio.run(self._prepare_database())
+        settings = self._document.settings.gateway
+        gateway = self._part("gateway", [sys.executable, "-m", "gateway", "--config", self._config_path])
+        management_url = f"http://{settings.management_host}:{settings.management_port}"
+        with self._steps.step("Starting the gateway"):
+            gateway.wait_for(f"{management_url}/readyz", 30)
+        if vllm is not None:
+            self._await_vllm(vllm)
+        running = Running(
+            base_url=f"http://{settings.host}:{settings.port}/v1",
+            management_url=management_url,
+            api_key=token,
+            key_id=key_id,
+            model=self._server.name,
+            spans_file=str(spans_file),
+            pids={part.name: part.pid for part in self.parts},
+        )
+        with os.fdopen(os.open(RUNNING, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(asdict(running), file)
+        return running
+
+    def _start_vllm(self, endpoint: str | None) -> Part | None:
+        if self._model_url is not None:
+            return None
+        url = urlsplit(self._replica().url)
+        argv = self._server.command(url.hostname or "127.0.0.1", url.port or 8101, endpoint)
+        return self._part("vllm", argv, env=self._server.environ())
+
+    def _await_vllm(self, vllm: Part) -> None:
+        url = f"{self._replica().url}/health"
+        with self._steps.step("Starting vLLM (about 40 s on two cores)") as step:
+            deadline = time.monotonic() + 600
+            while not answers(url):
+                vllm.check()
+                step.tick()
+                if time.monotonic() > deadline:
+                    raise vllm.failure("vLLM did not become healthy within 10 minutes")
+                time.sleep(0.3)
+
+    def _part(self, name: str, argv: list[str | Path] | list[str], env: dict[str, str] | None = None) -> Part:
+        advice = f"if a port is taken or memory is short, free it; otherwise read {STATE}/logs/{name}.log"
+        part = Part(name, argv, self._state / "logs" / f"{name}.log", env=env or dict(os.environ), advice=advice)
+        self.parts.append(part)
+        return part
+
+    def _replica(self) -> Replica:
+        models = self._document.resources.models
+        if not models:
+            raise ConfigError(f"{self._config_path}: `tidegate up` needs a model under resources.models")
+        return models[0].replicas[0]
+
+    def _otlp_endpoint(self) -> str | None:
+        for sink in self._document.settings.telemetry.sinks:
+            endpoint = str(sink.options().get("endpoint", ""))
+            if sink.type == "otlp" and urlsplit(endpoint).hostname in ("127.0.0.1", "localhost"):
+                return endpoint
+        return None
+
+    def _check_ports(self) -> None:
+        settings = self._document.settings.gateway
+        for url in (f"http://{settings.management_host}:{settings.management_port}/healthz", f"{self._replica().url}/health"):
+            if answers(url) and not (self._model_url and url.startswith(self._model_url)):
+                raise PartFailed(f"Something already answers at {url}.\nWhat to do: stop the other `tidegate up`, or change the port.")
+
+    async def _prepare_database(self) -> tuple[str, str]:
+        settings, resources = self._document.settings, self._document.resources
+        url = self._model_url or self._replica().url
+        if self._model_url or self._server.on_gpu:
+            resources = resources.model_copy(update={"models": [Model(name=self._server.name, replicas=[Replica(url=url)])]})
+        if not resources.organisations or not resources.organisations[0].projects:
+            raise ConfigError(f"{self._config_path}: `tidegate up` needs a project under resources.organisations")
+        owner = resources.organisations[0]
+        pepper = read_pepper(settings.auth.key_pepper_file)
+        database = Database(settings.store)
+        try:
+            await database.migrate()
+            async with database.transaction() as connection:
+                await apply_resources(connection, resources)
+                key = await create_key(
+                    connection, pepper, owner.name, owner.projects[0].name, name="tidegate up", days=_KEY_DAYS
+                )
+        finally:
+            await database.close()
+        return key.key_id, key.token
+
+
+def read_running() -> Running | None:
+    """What `tidegate up` wrote, if it is running."""
+    try:
+        return Running(**json.loads(RUNNING.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,1 @@
+"""One file per place telemetry can be sent to."""

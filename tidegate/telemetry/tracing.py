@@ -1,0 +1,73 @@
+"""Traces: W3C context in, spans out, context on to the model server.
+
+Source: https://www.w3.org/TR/trace-context/ and OpenTelemetry's GenAI conventions. An unsampled request costs one
+non-recording span and no children.
+"""
+
+from collections.abc import Sequence
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
+
+from tidegate.telemetry import names
+
+_NO_PARENT = Context()
+
+
+class Tracing:
+    """Makes spans and sends them to the configured sinks; without sinks nothing is recorded."""
+
+    def __init__(self, service: str, sample_ratio: float, exporters: Sequence[SpanExporter]) -> None:
+        ratio = sample_ratio if exporters else 0.0
+        self.enabled = bool(exporters)
+        self._provider = TracerProvider(
+            sampler=ParentBasedTraceIdRatio(ratio), resource=Resource.create({"service.name": service}), shutdown_on_exit=False
+        )
+        for exporter in exporters:
+            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+        self._tracer = self._provider.get_tracer("tidegate")
+
+    def start(self, name: str, parent: Span | SpanContext | None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
+        """A new span below `parent`, or the root of a new trace; the caller ends it."""
+        if isinstance(parent, SpanContext):
+            parent = NonRecordingSpan(parent)
+        context = _NO_PARENT if parent is None else trace.set_span_in_context(parent, _NO_PARENT)
+        return self._tracer.start_span(name, context, kind)
+
+    def close(self) -> None:
+        """Sends what is left; blocks for up to the exporters' timeout."""
+        self._provider.shutdown()
+
+
+def parse_traceparent(value: bytes | None) -> SpanContext | None:
+    """The caller's span, or None if the header is absent or malformed (then a new trace begins, as the spec asks)."""
+    if value is None or len(value) < 55:
+        return None
+    parts = value.split(b"-")
+    if len(parts) < 4 or parts[0] == b"ff" or (parts[0] == b"00" and len(value) != 55):
+        return None
+    if [len(part) for part in parts[:4]] != [2, 32, 16, 2]:
+        return None
+    try:
+        trace_id, span_id, flags = int(parts[1], 16), int(parts[2], 16), int(parts[3], 16)
+    except ValueError:
+        return None
+    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1), trace_state=TraceState())
+    return context if context.is_valid else None
+
+
+def traceparent(span: Span) -> bytes:
+    """The header that makes the next server's spans children of `span`."""
+    context = span.get_span_context()
+    return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
+
+
+def fail(span: Span, code: str) -> None:
+    """Marks `span` as failed, with our error code and nothing of the message."""
+    span.set_attribute(names.ERROR_TYPE, code)
+    span.set_status(StatusCode.ERROR)

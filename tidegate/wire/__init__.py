@@ -1,0 +1,1 @@
+"""What travels: the few OpenAI structs we act on, and SSE framing."""

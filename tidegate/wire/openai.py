@@ -1,0 +1,81 @@
+"""The few OpenAI structs the gateway acts on; every other field travels as the bytes it came in.
+
+Source: https://platform.openai.com/docs/api-reference/chat and vLLM's extensions of it.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+
+class StreamOptions(Struct):
+    """`stream_options` of a request."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class GenerateRequest(Struct):
+    """What we read of a chat completion or completion request."""
+
+    model: str
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: int | None = 1
+    prompt: msgspec.Raw | UnsetType = UNSET
+    priority: msgspec.Raw | UnsetType = UNSET
+    cache_salt: msgspec.Raw | UnsetType = UNSET
+    kv_transfer_params: msgspec.Raw | UnsetType = UNSET
+    vllm_xargs: msgspec.Raw | UnsetType = UNSET
+    request_id: msgspec.Raw | UnsetType = UNSET
+    session_id: msgspec.Raw | UnsetType = UNSET
+    chat_template: msgspec.Raw | UnsetType = UNSET
+    mm_processor_kwargs: msgspec.Raw | UnsetType = UNSET
+    media_io_kwargs: msgspec.Raw | UnsetType = UNSET
+
+
+class PromptTokensDetails(Struct):
+    """`usage.prompt_tokens_details`."""
+
+    cached_tokens: int | None = 0
+
+
+class WireUsage(Struct):
+    """`usage` of an answer or of a stream's last chunk."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class Answer(Struct):
+    """What we read of a non-streamed answer when no guardrail needs its text."""
+
+    usage: WireUsage | None = None
+
+
+class ChunkChoice(Struct):
+    """One choice of a stream chunk; `delta` for chat, `text` for completions."""
+
+    index: int = 0
+    delta: dict[str, Any] | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(Struct):
+    """What we read of a stream chunk."""
+
+    choices: list[ChunkChoice] = []
+    usage: WireUsage | None = None
+    error: msgspec.Raw | UnsetType = UNSET
+
+
+decode_request = msgspec.json.Decoder(GenerateRequest).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
+decode_chunk = msgspec.json.Decoder(Chunk).decode
+decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""Top-level fields, each as its own bytes."""
+decode_any = msgspec.json.Decoder().decode
+encode = msgspec.json.encode
