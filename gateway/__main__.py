@@ -61,7 +61,9 @@ async def run(settings: Settings, log: JsonLog) -> None:
         await management_task
         log.write("info", "stopped")
         if not public_server.started or not management_server.started:
-            raise OperatorError(f"port {options.port} or {options.management_port} cannot be listened on; is it in use?")
+            raise OperatorError(
+                f"port {options.port} or {options.management_port} cannot be listened on; is it in use?"
+            )
 
 
 def _server(app: Any, host: str, port: int, settings: Settings, **more: Any) -> _Server:

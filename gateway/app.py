@@ -16,7 +16,8 @@ One request, step by step (`pipeline.py` has a verb for each from 2 on):
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,7 +28,7 @@ from starlette.responses import Response
 
 from gateway.api.http import answer, build_http
 from gateway.api.routes import ROUTES
-from gateway.exchange import Exchange, Receive, Scope, Send
+from gateway.exchange import Exchange, Message, Receive, Scope, Send, new_request_id, public_id
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper
 from gateway.limits.memory import MemoryLimits
@@ -62,13 +63,13 @@ class Gateway:
         if scope["type"] == "http" and scope["path"] in HOT_PATHS:
             await self.serve_hot(scope, receive, send)
         else:
-            await self.http(scope, receive, send)
+            await self.http(scope, receive, _with_id(scope, send))
 
     async def serve_hot(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of a hot path."""
         if scope["method"] != "POST":
             error = MethodNotAllowed(f"{scope['method']} is not allowed here; allowed: POST.", allow="POST")
-            await answer(error)(scope, receive, send)
+            await answer(error)(scope, receive, _with_id(scope, send))
             return
         await self.pipeline.run(Exchange(scope, receive, send, self._source.current, HOT_PATHS[scope["path"]]))
 
@@ -144,7 +145,22 @@ def _management(gateway: Gateway, metrics: Metrics) -> FastAPI:
     return app
 
 
-async def _end(tasks: list[asyncio.Future[None]]) -> None:
+def _with_id(scope: Scope, send: Send) -> Send:
+    """`send` that adds `x-request-id`, which the pipeline adds by itself."""
+
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            theirs = dict(scope["headers"]).get(b"x-request-id")
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", public_id(theirs, new_request_id(time.time()))),
+            ]
+        await send(message)
+
+    return add
+
+
+async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -45,8 +45,7 @@ class Exchange:
         self.started = time.perf_counter()
         self.started_at = time.time()
         self.request_id = new_request_id(self.started_at)
-        theirs = self.headers.get(b"x-request-id")
-        self.public_id = theirs if theirs and _CLIENT_ID.fullmatch(theirs) else self.request_id.encode()
+        self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
 
         self.span: Span | None = None
         self.trace = b""
@@ -105,3 +104,8 @@ class Exchange:
 def new_request_id(now: float) -> str:
     """Unique, and in order of time: milliseconds and 80 random bits."""
     return f"req-{int(now * 1000):011x}{os.urandom(10).hex()}"
+
+
+def public_id(theirs: bytes | None, ours: str) -> bytes:
+    """What `x-request-id` answers: the caller's own id if it is a plain one, else ours. Ours alone is unique."""
+    return theirs if theirs and _CLIENT_ID.fullmatch(theirs) else ours.encode()

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
 from gateway.auth.api_keys import authenticate
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Message
 from gateway.limits.memory import MemoryLimits
 from gateway.relay import relay_answer, send_last, send_start
 from gateway.routing.select import Selector
@@ -48,7 +48,7 @@ _GUARDED = tuple(sorted(GUARDED_FIELDS))
 class Pipeline:
     """Takes a request from its headers to its usage row. Built once by `app.py`; holds no request's state."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the composition root passes everything in
         self,
         settings: Settings,
         pepper: bytes,
@@ -91,8 +91,12 @@ class Pipeline:
                 raise  # the server is stopping
             exchange.task.uncancel()
         except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
-            self._log.write("error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=_where(error))
-            await self.refuse(exchange, TidegateError("The gateway failed. The incident is logged under this request id."))
+            self._log.write(
+                "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=_where(error)
+            )
+            await self.refuse(
+                exchange, TidegateError("The gateway failed. The incident is logged under this request id.")
+            )
         finally:
             self.settle(exchange)
 
@@ -316,8 +320,8 @@ def _refuse_token_prompt(request: GenerateRequest | None) -> None:
         raise InvalidRequest("Send the prompt as text: token ids cannot be screened.", param="prompt")
 
 
-def _hang_up(exchange: Exchange) -> Callable[[asyncio.Future[object]], None]:
-    def on_message(future: asyncio.Future[object]) -> None:
+def _hang_up(exchange: Exchange) -> Callable[[asyncio.Future[Message]], None]:
+    def on_message(future: asyncio.Future[Message]) -> None:
         if future.cancelled() or exchange.settled or exchange.sent_last or exchange.task is None:
             return
         exchange.client_gone = True
@@ -350,5 +354,3 @@ def _where(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else "?"
-
-

@@ -88,7 +88,9 @@ class SnapshotSource:
         for row in rows:
             owner = (row["organisation"], row["project"])
             if project := projects.get(owner):
-                keys[row["key_id"]] = KnownKey(row["digest"], row["expires_at"], _principal(*owner, row["key_id"], project))
+                keys[row["key_id"]] = KnownKey(
+                    row["digest"], row["expires_at"], _principal(*owner, row["key_id"], project)
+                )
         models = {model.name: self._served(model) for model in found.models}
         policies = {policy.name: build_policy(policy) for policy in found.policies}
         self._close_unused(models)

@@ -14,7 +14,11 @@ from guardrails.engine.interfaces import Scan, Span
 from tidegate.types import Action
 
 MIN_DIGITS, MAX_DIGITS = 12, 19
-_SEPARATOR = r"[ \t\u00a0\u1680\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff\-\u00ad\u2010-\u2015\u2212\ufe58\ufe63\uff0d.\u00b7\u2022\u2024\u2027\uff0e]"
+_SEPARATOR = (
+    r"[ \t\u00a0\u1680\u2000-\u200d\u202f\u205f\u2060\u3000\ufeff"  # spaces, also of no width
+    r"\-\u00ad\u2010-\u2015\u2212\ufe58\ufe63\uff0d"  # dashes
+    r".\u00b7\u2022\u2024\u2027\uff0e]"  # dots
+)
 _CHAIN = re.compile(rf"\d+(?:{_SEPARATOR}{{1,3}}\d+)*")
 _OPEN_TAIL = re.compile(rf"{_SEPARATOR}{{0,3}}\Z")
 _GROUP = re.compile(r"\d+")
@@ -127,7 +131,9 @@ class CardNumbers:
     def refusal(self, findings: int) -> str:
         """See `Guardrail.refusal`."""
         what = "a payment card number" if findings == 1 else f"{findings} payment card numbers"
-        return f"The request holds {what}, which the policy of this project does not let pass. Remove it and send again."
+        return (
+            f"The request holds {what}, which the policy of this project does not let pass. Remove it and send again."
+        )
 
 
 def is_pan(digits: str) -> bool:

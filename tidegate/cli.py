@@ -33,7 +33,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="API keys of projects.")
 app.add_typer(keys_app, name="keys")
 
 T = TypeVar("T")
-console = Console(soft_wrap=True)
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 ConfigOption = Annotated[Path, typer.Option("--config", envvar="TIDEGATE_CONFIG", help="The configuration file.")]
 DEFAULT_CONFIG = Path("tidegate.yaml")
 OrganisationOption = Annotated[str, typer.Option("--organisation", help="The tenant.")]
@@ -93,7 +93,9 @@ def up(
     config: ConfigOption = DEFAULT_CONFIG,
     model: Annotated[str | None, typer.Option(help="A model for GPU vLLM: a folder or a name in its cache.")] = None,
     model_url: Annotated[str | None, typer.Option(help="A model server that runs already; none is started.")] = None,
-    journeys: Annotated[Path | None, typer.Option(help="Walk the scripts in this folder once everything is up.")] = None,
+    journeys: Annotated[
+        Path | None, typer.Option(help="Walk the scripts in this folder once everything is up.")
+    ] = None,
     once: Annotated[bool, typer.Option(help="Stop after the journeys; non-zero if one failed.")] = False,
 ) -> None:
     """Starts everything on this machine and stays up until Ctrl-C."""
@@ -141,7 +143,16 @@ def usage(
 ) -> None:
     """Shows tokens by key and model, or the newest usage rows."""
     if rows:
-        columns = ["request_id", "key_id", "model", "outcome", "input_tokens", "output_tokens", "cached_tokens", "usage_source"]
+        columns = [
+            "request_id",
+            "key_id",
+            "model",
+            "outcome",
+            "input_tokens",
+            "output_tokens",
+            "cached_tokens",
+            "usage_source",
+        ]
         found = _in_database(_checked(config), lambda connection: recent_usage(connection, rows))
     else:
         columns = ["organisation", "project", "key_id", "model", "outcome", "requests"]
@@ -167,7 +178,9 @@ def keys_create(
     projects = {(o.name, p.name) for o in loaded.document.resources.organisations for p in o.projects}
     if (organisation, project) not in projects:
         raise ConfigError(f"there is no project {project!r} of organisation {organisation!r} in {config}")
-    key = _in_database(loaded, lambda connection: create_key(connection, pepper, organisation, project, name=name, days=days))
+    key = _in_database(
+        loaded, lambda connection: create_key(connection, pepper, organisation, project, name=name, days=days)
+    )
     console.print(key.token, highlight=False, markup=False)
     Console(stderr=True).print(f"key {key.key_id}: keep it now, it is not shown again", highlight=False)
 
@@ -202,7 +215,9 @@ def _checked(config: Path) -> Loaded:
     return loaded
 
 
-def _in_database(loaded: Loaded, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]], *, migrate: bool = False) -> T:
+def _in_database(
+    loaded: Loaded, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]], *, migrate: bool = False
+) -> T:
     async def run() -> T:
         database = Database(loaded.document.settings.store)
         try:

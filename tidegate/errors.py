@@ -1,27 +1,27 @@
 """Every error Tidegate raises on purpose, and the one function that renders it.
 
-    TidegateError
-    ├── ClientError                 the caller can fix it
-    │   ├── InvalidRequest          400
-    │   ├── ContentFiltered         400, code content_filter
-    │   ├── Unauthenticated         401
-    │   ├── Forbidden               403
-    │   ├── NotFound                404
-    │   │   └── ModelNotFound       404, code model_not_found
-    │   ├── MethodNotAllowed        405
-    │   ├── BodyTimeout             408
-    │   ├── BodyTooLarge            413
-    │   ├── UnsupportedMediaType    415
-    │   └── RateLimited             429, with retry-after
-    ├── UpstreamError               a model server failed us
-    │   ├── UpstreamUnavailable     503, nothing was generated
-    │   ├── UpstreamBroken          502, the answer cannot be used
-    │   └── UpstreamTimeout         504
-    ├── ClientGone                  the caller hung up; nothing is sent
-    └── OperatorError               the platform team must act
-        ├── ConfigError
-        ├── UnknownPlugin
-        └── StoreError
+TidegateError
+├── ClientError                 the caller can fix it
+│   ├── InvalidRequest          400
+│   ├── ContentFiltered         400, code content_filter
+│   ├── Unauthenticated         401
+│   ├── Forbidden               403
+│   ├── NotFound                404
+│   │   └── ModelNotFound       404, code model_not_found
+│   ├── MethodNotAllowed        405
+│   ├── BodyTimeout             408
+│   ├── BodyTooLarge            413
+│   ├── UnsupportedMediaType    415
+│   └── RateLimited             429, with retry-after
+├── UpstreamError               a model server failed us
+│   ├── UpstreamUnavailable     503, nothing was generated
+│   ├── UpstreamBroken          502, the answer cannot be used
+│   └── UpstreamTimeout         504
+├── ClientGone                  the caller hung up; nothing is sent
+└── OperatorError               the platform team must act
+    ├── ConfigError
+    ├── UnknownPlugin
+    └── StoreError
 """
 
 import json

@@ -62,10 +62,8 @@ def _module(kind: str, name: str) -> ModuleType:
         raise UnknownPlugin(f"unknown {kind} type {name!r}{nearest(name, types)}; there are: {', '.join(types)}")
     outside = {entry.name: entry for entry in _entry_points(kind)}
     try:
-        if name in outside:
-            module = outside[name].load()
-        else:
-            module = importlib.import_module(f"{FOLDERS[kind]}.{name}")
+        ours = f"{FOLDERS[kind]}.{name}"
+        module = outside[name].load() if name in outside else importlib.import_module(ours)
     except ImportError as error:
         raise UnknownPlugin(f"{kind} {name!r} does not import: {error}") from error
     if not isinstance(module, ModuleType):
@@ -81,7 +79,11 @@ def _validated(kind: str, spec: PluginSpec, module: ModuleType) -> BaseModel:
         known = list(config.model_fields)
         told = [
             f"{kind} {spec.type!r}: {'.'.join(map(str, item['loc']))}: "
-            + (f"unknown key{nearest(str(item['loc'][-1]), known)}" if item["type"] == "extra_forbidden" else item["msg"])
+            + (
+                f"unknown key{nearest(str(item['loc'][-1]), known)}"
+                if item["type"] == "extra_forbidden"
+                else item["msg"]
+            )
             for item in error.errors()
         ]
         raise UnknownPlugin("\n".join(told)) from error

@@ -5,7 +5,12 @@ from typing import Any
 
 def generate_openapi(required: list[str], properties: dict[str, Any], answer: str) -> dict[str, Any]:
     """The OpenAPI operation of a path that generates text. Unknown fields travel on, so `additionalProperties` is true."""
-    schema = {"type": "object", "required": ["model", *required], "properties": properties, "additionalProperties": True}
+    schema = {
+        "type": "object",
+        "required": ["model", *required],
+        "properties": properties,
+        "additionalProperties": True,
+    }
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {
@@ -16,7 +21,10 @@ def generate_openapi(required: list[str], properties: dict[str, Any], answer: st
                     "text/event-stream": {"schema": {"type": "string"}},
                 },
             },
-            **{code: {"description": text, "content": {"application/json": {"schema": ERROR}}} for code, text in ERRORS.items()},
+            **{
+                code: {"description": text, "content": {"application/json": {"schema": ERROR}}}
+                for code, text in ERRORS.items()
+            },
         },
     }
 

@@ -6,6 +6,7 @@ read, so a slow caller never makes memory grow.
 
 import asyncio
 from enum import Enum
+from typing import cast
 
 import httptools
 
@@ -26,7 +27,7 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_body_bytes", "_head_bytes", "_idle_limit_s", "_last_at", "_loop", "_parser", "_paused", "_timer", "_transport",
+        "_body_bytes", "_head_bytes", "_idle_limit_s", "_keep_alive", "_last_at", "_loop", "_parser", "_paused", "_timer", "_transport",
         "_waiter", "chunks", "complete", "error", "headers", "idle_since", "reused", "status",
     )  # fmt: skip
 
@@ -36,7 +37,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._paused = False
+        self._paused = self._keep_alive = False
         self._last_at = self._idle_limit_s = 0.0
         self._head_bytes = self._body_bytes = 0
         self.reused = False
@@ -50,7 +51,7 @@ class Connection(asyncio.Protocol):
     # -- what the relay calls -------------------------------------------------------------------------------------
 
     def send(self, head: bytes, body: bytes, *, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
-        """Starts a request. `first_byte_timeout_s` bounds the wait for the answer's head, `idle_timeout_s` any later silence."""
+        """Starts a request; the limits are for the wait until the answer's head and for any later silence."""
         self.status, self.headers, self.chunks = 0, [], []
         self.complete, self.error = False, None
         self._head_bytes = self._body_bytes = 0
@@ -122,9 +123,8 @@ class Connection(asyncio.Protocol):
         self._cancel_timer()
         if not self.complete or self.error is not None or self.is_closing or self._parser is None:
             return Reuse.NO
-        keep = bool(self._parser.should_keep_alive())
         self._parser = None
-        return Reuse.YES if keep else Reuse.NO
+        return Reuse.YES if self._keep_alive else Reuse.NO
 
     def close(self) -> None:
         """Closes the socket at once; the model server sees it and stops generating."""
@@ -141,8 +141,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -202,7 +201,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The end of the answer."""
-        if self.status:
+        if self.status and self._parser is not None:
+            self._keep_alive = bool(self._parser.should_keep_alive())  # only here does the parser still know
             self.complete = True
 
     # -- inside ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import contextlib
 import json
 import signal
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import msgspec
@@ -83,7 +83,11 @@ class Fake:
         key = ("whole", request.model, tokens, request.fake_text, path)
         if key not in self._prepared:
             text = request.fake_text * tokens
-            usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens}
+            usage = {
+                "prompt_tokens": PROMPT_TOKENS,
+                "completion_tokens": tokens,
+                "total_tokens": PROMPT_TOKENS + tokens,
+            }
             choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
             if path == "/v1/completions":
                 choice["text"] = text
@@ -103,17 +107,23 @@ class Fake:
             text = request.fake_text
             said = {"text": text} if path == "/v1/completions" else {"delta": {"content": text}}
             self._prepared[key] = http_chunk(self._event(request, path, {"index": 0, **said, "finish_reason": None}))
-        last = {"text": ""} if path == "/v1/completions" else {"delta": {}}
+        last: dict[str, Any] = {"text": ""} if path == "/v1/completions" else {"delta": {}}
         out = [self._prepared[key]] * tokens
         out.append(http_chunk(self._event(request, path, {"index": 0, **last, "finish_reason": "length"})))
         if (request.stream_options or {}).get("include_usage"):
-            usage = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": tokens, "total_tokens": PROMPT_TOKENS + tokens}
+            usage = {
+                "prompt_tokens": PROMPT_TOKENS,
+                "completion_tokens": tokens,
+                "total_tokens": PROMPT_TOKENS + tokens,
+            }
             out.append(http_chunk(self._event(request, path, None, usage)))
         out.append(http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         return out
 
     @staticmethod
-    def _event(request: FakeRequest, path: str, choice: dict[str, Any] | None, usage: dict[str, int] | None = None) -> bytes:
+    def _event(
+        request: FakeRequest, path: str, choice: dict[str, Any] | None, usage: dict[str, int] | None = None
+    ) -> bytes:
         chunk = {"id": "chatcmpl-fake", "object": _object(path, ".chunk"), "created": 1, "model": request.model}
         body: dict[str, Any] = {**chunk, "choices": [choice] if choice else []} | ({"usage": usage} if usage else {})
         return b"data: " + json.dumps(body).encode() + b"\n\n"
@@ -146,12 +156,12 @@ class FakeConnection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._url, self._body, self._headers = b"", b"", []
+        self._url, self._body = b"", b""
+        self._headers: list[tuple[str, str]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         self._fake.truth.connections += 1
         self._fake.truth.open_connections += 1
 

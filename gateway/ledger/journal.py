@@ -46,7 +46,9 @@ class Journal:
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise OperatorError(f"journal {self.directory} belongs to another running gateway; give each its own") from error
+            raise OperatorError(
+                f"journal {self.directory} belongs to another running gateway; give each its own"
+            ) from error
         except OSError as error:
             raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
         numbers = [int(path.stem) for path in self.segments()]

@@ -23,7 +23,9 @@ _MAX_BACKOFF_S = 30.0
 class Shipper:
     """Reads what the journal wrote and inserts it; one per journal."""
 
-    def __init__(self, journal: Journal, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog) -> None:
+    def __init__(
+        self, journal: Journal, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog
+    ) -> None:
         self._journal = journal
         self._database = database
         self._settings = settings

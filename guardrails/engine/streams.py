@@ -98,7 +98,9 @@ class StreamScreen:
         delta = choice.delta
         said: Any = choice.text if delta is None else delta
         if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
-            texts = [(("content",), content)]  # nearly every chunk; the general walk costs three times as much
+            texts: list[tuple[tuple[str | int, ...], str]] = [
+                (("content",), content)
+            ]  # nearly every chunk; the general walk costs three times as much
         else:
             texts = [(path, text) for path, text in strings(said) if path[-1:] != (KEY,)]
         for path, text in texts:

@@ -128,7 +128,10 @@ def plugin_specs(document: Document) -> list[tuple[str, Location, PluginSpec]]:
     """Every plugin that the document names: kind, location, spec."""
     found: list[tuple[str, Location, PluginSpec]] = []
     routing, telemetry = document.settings.routing, document.settings.telemetry
-    for kind, key, specs in (("routing_filter", "filters", routing.filters), ("routing_scorer", "scorers", routing.scorers)):
+    for kind, key, specs in (
+        ("routing_filter", "filters", routing.filters),
+        ("routing_scorer", "scorers", routing.scorers),
+    ):
         found += [(kind, ("settings", "routing", key, i, "type"), spec) for i, spec in enumerate(specs)]
     sinks = enumerate(telemetry.sinks)
     found += [("telemetry_sink", ("settings", "telemetry", "sinks", i, "type"), spec) for i, spec in sinks]

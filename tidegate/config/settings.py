@@ -37,9 +37,13 @@ class GatewaySettings(Section):
     host: str = Field("127.0.0.1", description="Address of the public port")
     port: Port = Field(8080, description="Public port")
     management_host: str = Field("127.0.0.1", description="Address of the management port")
-    management_port: Port = Field(9090, description="Port of /metrics, /healthz and /readyz; keep it off the public network")
+    management_port: Port = Field(
+        9090, description="Port of /metrics, /healthz and /readyz; keep it off the public network"
+    )
     workers: int = Field(1, ge=1, le=1, description="Processes; more than one needs a shared limit store")
-    max_body_bytes: int = Field(10_485_760, ge=1024, description="Largest request body, unless the project's limit is lower")
+    max_body_bytes: int = Field(
+        10_485_760, ge=1024, description="Largest request body, unless the project's limit is lower"
+    )
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
     max_connections: int = Field(4096, ge=1, description="Connections and tasks at once; beyond it the answer is 503")
@@ -61,13 +65,17 @@ class RoutingSettings(Section):
     """Filters say which replicas may serve, scorers which should."""
 
     filters: list[PluginSpec] = Field(default=[PluginSpec(type="healthy")], description="Applied in order")
-    scorers: list[PluginSpec] = Field(default=[PluginSpec(type="least_busy")], description="Scores in [0, 1] are added up")
+    scorers: list[PluginSpec] = Field(
+        default=[PluginSpec(type="least_busy")], description="Scores in [0, 1] are added up"
+    )
 
 
 class StoreSettings(Section):
     """The database: SQLite on one machine, PostgreSQL in production."""
 
-    url: str = Field("sqlite+aiosqlite:///.tidegate/tidegate.db", description="SQLAlchemy URL, async driver; without a password")
+    url: str = Field(
+        "sqlite+aiosqlite:///.tidegate/tidegate.db", description="SQLAlchemy URL, async driver; without a password"
+    )
     password_file: Path | None = Field(None, description="File that holds the database password")
     refresh_interval_s: Seconds = Field(1, description="How often a gateway looks for changed resources and keys")
 
@@ -94,7 +102,9 @@ class TelemetrySettings(Section):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is written")
     access_log: bool = Field(True, description="One JSON line per request; ids only, never content")
-    sample_ratio: float = Field(1.0, ge=0, le=1, description="Share of traces that are recorded when the caller does not decide")
+    sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="Share of traces that are recorded when the caller does not decide"
+    )
     sinks: list[PluginSpec] = Field(default=[], description="Where spans are sent; none means no tracing")
 
 

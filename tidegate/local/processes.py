@@ -24,7 +24,9 @@ class PartFailed(OperatorError):
 class Part:
     """One process with its log."""
 
-    def __init__(self, name: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str], advice: str) -> None:
+    def __init__(
+        self, name: str, argv: Sequence[str | Path], log: Path, *, env: Mapping[str, str], advice: str
+    ) -> None:
         self.name = name
         self.log = log
         self._advice = advice
@@ -37,7 +39,7 @@ class Part:
                 stderr=subprocess.STDOUT,
                 env=dict(env),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+                preexec_fn=_die_with_parent,
             )
 
     @property

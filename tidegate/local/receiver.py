@@ -19,7 +19,9 @@ def spans_of(body: bytes) -> list[dict[str, Any]]:
     """The spans in an OTLP export, one flat dictionary each; times in ns, ids in hex."""
     found = []
     for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
-        service = next((a.value.string_value for a in resource_spans.resource.attributes if a.key == "service.name"), "?")
+        service = next(
+            (a.value.string_value for a in resource_spans.resource.attributes if a.key == "service.name"), "?"
+        )
         for scope_spans in resource_spans.scope_spans:
             found += [
                 {

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +53,9 @@ class Running:
 class Stack:
     """The parts, in the order in which they start."""
 
-    def __init__(self, loaded: Loaded, config_path: Path, model: str | None, model_url: str | None, steps: Steps) -> None:
+    def __init__(
+        self, loaded: Loaded, config_path: Path, model: str | None, model_url: str | None, steps: Steps
+    ) -> None:
         self._document: Document = loaded.document
         self._config_path = config_path
         self._steps = steps
@@ -97,7 +99,18 @@ class Stack:
         spans_file.unlink(missing_ok=True)
         endpoint = self._otlp_endpoint()
         if endpoint:
-            self._part("receiver", [sys.executable, "-m", "tidegate.local.receiver", "--port", str(urlsplit(endpoint).port), "--out", spans_file])
+            self._part(
+                "receiver",
+                [
+                    sys.executable,
+                    "-m",
+                    "tidegate.local.receiver",
+                    "--port",
+                    str(urlsplit(endpoint).port),
+                    "--out",
+                    spans_file,
+                ],
+            )
         vllm = self._start_vllm(endpoint)
         with self._steps.step("Preparing the database"):
             key_id, token = asyncio.run(self._prepare_database())
@@ -139,7 +152,7 @@ class Stack:
                     raise vllm.failure("vLLM did not become healthy within 10 minutes")
                 time.sleep(0.3)
 
-    def _part(self, name: str, argv: list[str | Path] | list[str], env: dict[str, str] | None = None) -> Part:
+    def _part(self, name: str, argv: Sequence[str | Path], env: dict[str, str] | None = None) -> Part:
         advice = f"if a port is taken or memory is short, free it; otherwise read {STATE}/logs/{name}.log"
         part = Part(name, argv, self._state / "logs" / f"{name}.log", env=env or dict(os.environ), advice=advice)
         self.parts.append(part)
@@ -160,15 +173,22 @@ class Stack:
 
     def _check_ports(self) -> None:
         settings = self._document.settings.gateway
-        for url in (f"http://{settings.management_host}:{settings.management_port}/healthz", f"{self._replica().url}/health"):
+        for url in (
+            f"http://{settings.management_host}:{settings.management_port}/healthz",
+            f"{self._replica().url}/health",
+        ):
             if answers(url) and not (self._model_url and url.startswith(self._model_url)):
-                raise PartFailed(f"Something already answers at {url}.\nWhat to do: stop the other `tidegate up`, or change the port.")
+                raise PartFailed(
+                    f"Something already answers at {url}.\nWhat to do: stop the other `tidegate up`, or change the port."
+                )
 
     async def _prepare_database(self) -> tuple[str, str]:
         settings, resources = self._document.settings, self._document.resources
         url = self._model_url or self._replica().url
         if self._model_url or self._server.on_gpu:
-            resources = resources.model_copy(update={"models": [Model(name=self._server.name, replicas=[Replica(url=url)])]})
+            resources = resources.model_copy(
+                update={"models": [Model(name=self._server.name, replicas=[Replica(url=url)])]}
+            )
         if not resources.organisations or not resources.organisations[0].projects:
             raise ConfigError(f"{self._config_path}: `tidegate up` needs a project under resources.organisations")
         owner = resources.organisations[0]

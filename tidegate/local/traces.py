@@ -8,7 +8,14 @@ from typing import Any
 from rich.tree import Tree
 
 Span = dict[str, Any]
-_SHOWN = ("gen_ai.", "http.response.status_code", "tidegate.outcome", "tidegate.guardrail", "server.address", "error.type")
+_SHOWN = (
+    "gen_ai.",
+    "http.response.status_code",
+    "tidegate.outcome",
+    "tidegate.guardrail",
+    "server.address",
+    "error.type",
+)
 
 
 def read_trace(spans_file: Path, trace_id: str) -> list[Span]:

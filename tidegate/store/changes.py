@@ -8,7 +8,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tidegate.store.tables import PLATFORM, changes
 
 
-async def note_change(connection: AsyncConnection, what: str, organisation: str = PLATFORM, project: str = PLATFORM) -> None:
+async def note_change(
+    connection: AsyncConnection, what: str, organisation: str = PLATFORM, project: str = PLATFORM
+) -> None:
     """Tells every gateway, at its next look, that `what` has changed. Part of the caller's transaction."""
     row = {"organisation": organisation, "project": project, "what": what, "at": time.time()}
     await connection.execute(insert(changes).values(row))

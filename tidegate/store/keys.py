@@ -100,7 +100,9 @@ async def create_key(
 async def revoke_key(connection: AsyncConnection, organisation: str, project: str, key_id: str) -> bool:
     """Revokes a key of the project; False if it has no such live key."""
     mine = (keys.c.key_id == key_id) & (keys.c.organisation == organisation) & (keys.c.project == project)
-    done = await connection.execute(update(keys).where(mine, keys.c.revoked_at.is_(None)).values(revoked_at=time.time()))
+    done = await connection.execute(
+        update(keys).where(mine, keys.c.revoked_at.is_(None)).values(revoked_at=time.time())
+    )
     if done.rowcount:
         await note_change(connection, "keys", organisation, project)
     return bool(done.rowcount)

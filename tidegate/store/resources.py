@@ -23,7 +23,9 @@ async def apply_resources(connection: AsyncConnection, wanted: Resources) -> lis
         await connection.execute(delete(resources))
         names = ("organisation", "project", "kind", "name", "spec")
         if new:
-            await connection.execute(insert(resources), [dict(zip(names, (*k, v), strict=True)) for k, v in new.items()])
+            await connection.execute(
+                insert(resources), [dict(zip(names, (*k, v), strict=True)) for k, v in new.items()]
+            )
         await note_change(connection, "resources")
     return told
 

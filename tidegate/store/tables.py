@@ -65,7 +65,9 @@ usage = Table(
 changes = Table(
     "changes",
     metadata,
-    Column("change_id", Integer, primary_key=True, autoincrement=True, comment="Gateways reload when the largest grows"),
+    Column(
+        "change_id", Integer, primary_key=True, autoincrement=True, comment="Gateways reload when the largest grows"
+    ),
     *_owner(),
     Column("what", String(64), nullable=False),
     Column("at", Float, nullable=False),

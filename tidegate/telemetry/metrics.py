@@ -1,11 +1,11 @@
 """Prometheus metrics from the list in `names`, with children cached so that a request pays no look-up by label."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from tidegate.telemetry.names import METRICS, Metric
 
 Child = Counter | Gauge | Histogram
-_KINDS = {"counter": Counter, "gauge": Gauge}
+_KINDS: dict[str, type[Counter] | type[Gauge]] = {"counter": Counter, "gauge": Gauge}
 MAX_SERIES_PER_METRIC = 10_000
 
 
@@ -13,6 +13,7 @@ class Metrics:
     """The process's metrics; one instance, built by the composition root."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._parents: dict[str, Child] = {metric.name: self._make(metric) for metric in METRICS}
         self._children: dict[tuple[str, ...], Child] = {}
@@ -29,7 +30,8 @@ class Metrics:
             if len(self._children) >= MAX_SERIES_PER_METRIC:
                 labels = tuple("other" for _ in labels)
             parent = self._parents[metric.name]
-            child = self._children[key] = parent.labels(*labels) if labels else parent
+            child = parent.labels(*labels) if labels else parent
+            self._children[key] = child
         return child
 
     def count(self, metric: Metric, *labels: str, by: float = 1) -> None:

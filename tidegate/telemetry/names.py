@@ -78,5 +78,7 @@ FINDINGS = "tidegate.guardrail.findings"
 PICK_REASON = "tidegate.routing.reason"
 """Why this replica was picked."""
 
-ATTRIBUTES = tuple(value for key, value in vars().copy().items() if isinstance(value, str) and "." in value and key.isupper())
+ATTRIBUTES = tuple(
+    value for key, value in vars().copy().items() if isinstance(value, str) and "." in value and key.isupper()
+)
 """Every span attribute."""

@@ -26,7 +26,9 @@ class Tracing:
         ratio = sample_ratio if exporters else 0.0
         self.enabled = bool(exporters)
         self._provider = TracerProvider(
-            sampler=ParentBasedTraceIdRatio(ratio), resource=Resource.create({"service.name": service}), shutdown_on_exit=False
+            sampler=ParentBasedTraceIdRatio(ratio),
+            resource=Resource.create({"service.name": service}),
+            shutdown_on_exit=False,
         )
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
@@ -57,7 +59,9 @@ def parse_traceparent(value: bytes | None) -> SpanContext | None:
         trace_id, span_id, flags = int(parts[1], 16), int(parts[2], 16), int(parts[3], 16)
     except ValueError:
         return None
-    context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1), trace_state=TraceState())
+    context = SpanContext(
+        trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1), trace_state=TraceState()
+    )
     return context if context.is_valid else None
 
 

@@ -11,7 +11,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    endpoint: str = Field(pattern=r"^https?://", description="The collector's trace endpoint, usually ending in /v1/traces")
+    endpoint: str = Field(
+        pattern=r"^https?://", description="The collector's trace endpoint, usually ending in /v1/traces"
+    )
     timeout_s: float = Field(5, gt=0, description="Time one export may take")
 
 
