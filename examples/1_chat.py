@@ -97,7 +97,7 @@ def tool_call() -> None:
             }
         ],
         tool_choice={"type": "function", "function": {"name": "is_business_day"}},
-        max_tokens=32,
+        max_tokens=64,
         temperature=0,
     )
     calls = answer.choices[0].message.tool_calls

@@ -92,17 +92,18 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
     await send_start(exchange, 200, [*headers, (b"x-accel-buffering", b"no")])
     while data := await connection.read():
         out: list[bytes] = []
-        for event in splitter.feed(data):
-            stream.take(event, out)
-            if stream.done:
-                break
-        if stream.done:
-            await send_last(exchange, b"".join(out))
-            await _await_end(connection, wanted=not stream.cut)
-            return
-        if out:
-            exchange.mark_first_byte()
-            await exchange.send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
+        try:
+            for event in splitter.feed(data):
+                stream.take(event, out)
+                if stream.done:
+                    await send_last(exchange, b"".join(out))
+                    await _await_end(connection, wanted=not stream.cut)
+                    return
+        finally:
+            if out and not stream.done:  # also before an error: what was good is passed on first
+                exchange.mark_first_byte()
+                await exchange.send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
+        splitter.check()
     raise UpstreamBroken("the model server ended its stream without saying that it is complete")
 
 

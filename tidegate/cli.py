@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -101,6 +102,7 @@ def up(
     """Starts everything on this machine and stays up until Ctrl-C."""
     loaded = _checked(config)
     _make_pepper(loaded.document.settings.auth.key_pepper_file)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     steps = Steps(console)
     failed: list[str] = []
     try:

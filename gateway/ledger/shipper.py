@@ -58,8 +58,8 @@ class Shipper:
             while rows := await self._next_batch(path):
                 shipped += rows
             if self._journal.may_drop(path):
+                self._journal.unshipped_bytes -= path.stat().st_size - self._positions.pop(path.name, 0)  # a torn line
                 path.unlink()
-                self._positions.pop(path.name, None)
                 self._journal.dropped(path)
         self._metrics.set(names.JOURNAL_UNSHIPPED, self._journal.unshipped_bytes)
         return shipped

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tidegate.local.processes import PartFailed, tail
@@ -82,7 +82,8 @@ class ModelServer:
         """
         log = self._state / "logs" / "prepare-model.log"
         self.model_folder.parent.mkdir(parents=True, exist_ok=True)
-        self._do([self._python, self._root / "deploy" / "local" / "prepare_model.py", self.model_folder], log, tick)
+        script = self._root / "deploy" / "local" / "prepare_model.py"
+        self._do([self._python, script, self.model_folder], log, tick, env=self.environ())
 
     def command(self, host: str, port: int, otlp_endpoint: str | None) -> list[str]:
         """The command line of `vllm serve`."""
@@ -122,10 +123,13 @@ class ModelServer:
             env |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "0"}
         return env
 
-    def _do(self, argv: Sequence[str | Path], log: Path, tick: Callable[[], None]) -> None:
+    @staticmethod
+    def _do(
+        argv: Sequence[str | Path], log: Path, tick: Callable[[], None], env: Mapping[str, str] | None = None
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
-            process = subprocess.Popen([str(part) for part in argv], stdout=out, stderr=subprocess.STDOUT)  # noqa: S603
+            process = subprocess.Popen([str(part) for part in argv], stdout=out, stderr=subprocess.STDOUT, env=env)  # noqa: S603
             try:
                 while True:
                     try:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,7 @@ class Stack:
                 self._prepare_model_server()
             yield self._start()
         finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
             RUNNING.unlink(missing_ok=True)
             if self.parts:
                 with self._steps.step("Stopping"):

@@ -23,11 +23,7 @@ class Splitter:
         self._max_bytes = max_bytes
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, each with its blank line.
-
-        Raises:
-            UpstreamBroken: a single event exceeds the limit.
-        """
+        """The events that `data` completes, each with its blank line."""
         if self.rest:
             data = self.rest + data
         if b"\r" in data:
@@ -36,9 +32,16 @@ class Splitter:
             parts = data.split(b"\n\n")
             self.rest = parts.pop()
             events = [part + b"\n\n" for part in parts]
+        return events
+
+    def check(self) -> None:
+        """Call after each `feed`, once its events are dealt with.
+
+        Raises:
+            UpstreamBroken: the event under way exceeds the limit.
+        """
         if len(self.rest) > self._max_bytes:
             raise UpstreamBroken("the model server sent an event that is too large")
-        return events
 
     @staticmethod
     def _cut(data: bytes) -> tuple[list[bytes], bytes]:

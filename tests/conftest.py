@@ -1,0 +1,75 @@
+"""Fixtures every test may use, and the rules every test obeys: clean environment, loopback only, no skips in CI."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stand import Fake, Gateway
+
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> None:
+    """No setting of the developer's reaches a test."""
+    for name in [name for name in os.environ if name.startswith(("TIDEGATE_", "OPENAI_")) and name != "TIDEGATE_REQUIRE_ALL"]:
+        del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches out of this machine fails."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and not str(address[0]).startswith(_LOOPBACK):
+            raise AssertionError(f"a test connects to {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Where everything is required, a skipped test is a failed test."""
+    report = yield
+    if report.skipped and os.environ.get("TIDEGATE_REQUIRE_ALL") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test is required: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
+    """One scriptable upstream for the whole run; scripts are named per test."""
+    made = Fake(tmp_path_factory.mktemp("fake"))
+    yield made
+    made.process.stop()
+
+
+@pytest.fixture(scope="session")
+def gateway(fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One gateway with the default policy in front of `fake`."""
+    made = Gateway(tmp_path_factory.mktemp("gateway"), [fake.url])
+    yield made
+    made.process.stop()
+
+
+@pytest.fixture
+def own_gateway(tmp_path: Path, fake: Fake) -> Iterator[Any]:
+    """Builds gateways of the test's own; all are stopped at its end."""
+    made: list[Gateway] = []
+
+    def build(replicas: list[str] | None = None, **options: Any) -> Gateway:
+        folder = tmp_path / f"gateway{len(made)}"
+        folder.mkdir()
+        made.append(Gateway(folder, replicas if replicas is not None else [fake.url], **options))
+        return made[-1]
+
+    yield build
+    for gateway in made:
+        gateway.process.stop()

@@ -1,0 +1,115 @@
+"""Guardrails through the gateway's door: in the prompt, in whole answers, in streams, per choice."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tidegate.errors import UnknownPlugin
+
+from tests.stand import Fake, Gateway, chat_chunk, events_of, json_steps, said, sse, stream_steps
+
+CARD = "4111 1111 1111 1111"
+
+
+def answer_steps(*messages: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = [{"index": i, "message": {"role": "assistant", **m}, "finish_reason": "stop"} for i, m in enumerate(messages)]
+    return json_steps({"id": "x", "choices": choices, "usage": {"prompt_tokens": 4, "completion_tokens": 9}})
+
+
+def test_a_card_in_the_prompt_is_refused(gateway: Gateway, fake: Fake) -> None:
+    fake.forget()
+    for stream in (True, False):
+        answer = gateway.chat(f"pay {CARD}", stream=stream)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "content_filter")
+        assert answer.headers["x-should-retry"] == "false" and "1111" not in answer.text
+        row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+        assert (row["outcome"], row["input_tokens"], row["output_tokens"]) == ("refused", 0, 0)
+    assert fake.truth()["requests"] == 0
+    assert "1111 1111" not in gateway.process.text()
+
+
+def test_a_card_in_the_prompt_is_masked_if_the_policy_says_so(own_gateway: Any, fake: Fake) -> None:
+    masking = own_gateway(policies=[{"name": "default", "guardrails": [{"type": "pan", "on_input": "mask"}]}])
+    fake.forget()
+    assert masking.chat(f"pay {CARD}", top_p=0.5).status_code == 200
+    body = json.loads(fake.seen()[0]["body"])
+    assert body["messages"][0]["content"] == "pay **** **** **** 1111" and body["top_p"] == 0.5
+
+
+def test_a_card_in_an_answer_never_arrives(gateway: Gateway, fake: Fake) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"n": CARD})}}
+    steps = answer_steps({"content": "fine"}, {"content": f"card {CARD}"}, {"content": None, "tool_calls": [call]})
+    answer = gateway.chat(n=3, fake_script=fake.script("card", *steps))
+    assert answer.status_code == 200 and CARD not in answer.text
+    assert [choice["finish_reason"] for choice in answer.json()["choices"]] == ["stop", "content_filter", "content_filter"]
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["outcome"], row["output_tokens"], row["usage_source"]) == ("filtered", 9, "reported")
+
+
+@pytest.mark.parametrize("cut", range(len(CARD) + 1))
+@pytest.mark.parametrize("where", ["content", "arguments"])
+def test_a_card_cut_over_chunks_never_arrives(gateway: Gateway, fake: Fake, cut: int, where: str) -> None:
+    def chunk(piece: str) -> dict[str, Any]:
+        if where == "content":
+            return chat_chunk(piece)
+        return chat_chunk(tool_calls=[{"index": 0, "function": {"arguments": piece}}])
+
+    pieces = [sse(chunk("It is ")), sse(chunk(CARD[:cut])), sse(chunk(CARD[cut:])), sse(chunk(" ok"), chat_chunk(finish="stop"), "[DONE]")]
+    answer = gateway.chat(stream=True, fake_script=fake.script("cut", *stream_steps(*pieces, pause_ms=2)))
+    events = events_of(answer.text)
+    assert events[-1] == "[DONE]"
+    last = events[-2]["choices"][0]
+    assert last["finish_reason"] == "content_filter" and last["delta"] == {}
+    assert not any(char.isdigit() for char in said(events)) and "1111" not in answer.text
+
+
+def test_only_the_offending_choice_of_a_stream_ends(gateway: Gateway, fake: Fake) -> None:
+    events = sse(
+        chat_chunk("good", index=0), chat_chunk(CARD + ".", index=1), chat_chunk(" day", index=0),
+        chat_chunk(index=1, finish="stop"), chat_chunk(index=0, finish="stop"), "[DONE]",
+    )  # fmt: skip
+    answer = gateway.chat(stream=True, n=2, fake_script=fake.script("two", *stream_steps(events)))
+    got = events_of(answer.text)
+    assert said(got, 0) == "good day" and said(got, 1) == "" and got[-1] == "[DONE]"
+    reasons = {c["index"]: c["finish_reason"] for e in got[:-1] for c in e["choices"] if c["finish_reason"]}
+    assert reasons == {0: "stop", 1: "content_filter"}
+
+
+def test_a_filtered_stream_stops_the_model_server(gateway: Gateway, fake: Fake) -> None:
+    fake.forget()
+    steps = [*stream_steps(sse(chat_chunk(CARD + ". ")))[:-1], {"stall": True}]
+    answer = gateway.chat(stream=True, fake_script=fake.script("stall", *steps))
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert fake.truth()["cancelled"] == 1
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["outcome"], row["usage_source"]) == ("filtered", "counted")
+
+
+def test_completions_are_screened_too(gateway: Gateway, fake: Fake) -> None:
+    chunk = {"object": "text_completion", "choices": [{"index": 0, "text": CARD + " ", "finish_reason": None}]}
+    last = {"object": "text_completion", "choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
+    name = fake.script("text", *stream_steps(sse(chunk, last, "[DONE]")))
+    answer = gateway.post({"model": "m", "prompt": "x", "stream": True, "fake_script": name}, path="/v1/completions")
+    events = events_of(answer.text)
+    assert "1111" not in answer.text and events[-2]["choices"][0]["finish_reason"] == "content_filter"
+    assert events[-2]["choices"][0]["text"] == ""
+
+
+def test_lookalikes_pass_both_ways(gateway: Gateway, fake: Fake) -> None:
+    text = "2026-11-22 07:34:35 1795333881066 11111111-2222-4333-8444-501812345675 0.4111111111111111 x"
+    pieces = [sse(chat_chunk(char)) for char in text] + [sse(chat_chunk(finish="stop"), "[DONE]")]
+    answer = gateway.chat(text, stream=True, fake_script=fake.script("alike", *stream_steps(*pieces)))
+    assert said(events_of(answer.text)) == text
+
+
+def test_a_policy_without_guardrails_lets_everything_by(own_gateway: Any, fake: Fake) -> None:
+    plain = own_gateway(policies=[{"name": "default"}])
+    steps = stream_steps(sse(chat_chunk(CARD), chat_chunk(finish="stop"), "[DONE]"))
+    answer = plain.chat(CARD, stream=True, fake_script=fake.script("plain", *steps))
+    assert said(events_of(answer.text)) == CARD
+
+
+def test_a_guardrail_that_does_not_exist_stops_start_up(own_gateway: Any) -> None:
+    with pytest.raises(UnknownPlugin, match="unknown guardrail type 'pam'; did you mean 'pan'"):
+        own_gateway(policies=[{"name": "default", "guardrails": [{"type": "pam"}]}])

@@ -1,0 +1,228 @@
+"""The relay: streams event by event, cancels, retries a dead connection, and never calls a broken stream complete."""
+
+import json
+import time
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from tests.stand import (
+    STREAM_HEAD,
+    USAGE_CHUNK,
+    Fake,
+    Gateway,
+    chat_chunk,
+    chunked,
+    events_of,
+    free_port,
+    json_steps,
+    said,
+    sse,
+    stream_steps,
+    wait_until,
+)
+
+
+def test_a_stream_arrives_as_it_is_made(gateway: Gateway) -> None:
+    began, at = time.monotonic(), []
+    with gateway.open_stream(max_tokens=5, fake_pace_ms=100) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                at.append(time.monotonic() - began)
+    assert at[0] < 0.35 and at[4] > 0.45, at
+
+
+def test_stream_bytes_are_not_changed(gateway: Gateway, fake: Fake) -> None:
+    text = (
+        ": keep-alive\n\n"
+        + 'data:{"choices":[{"index":0,"delta":{"content":"a"},"logprobs":{"x":[1.50]},"unknown":1}],"extra":null}\n\n'
+        + 'event: e\r\ndata: {"choices":[{"index":0,"delta":{"reasoning":"r"},"finish_reason":"stop"}]}\r\n\r\n'
+    )
+    name = fake.script("bytes", *stream_steps(text[:40], text[40:41], text[41:], "data: [DONE]\n\n"))
+    answer = gateway.chat(stream=True, fake_script=name)
+    assert answer.text == text + "data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_usage_is_measured_but_sent_only_if_asked_for(gateway: Gateway, fake: Fake, asked: bool) -> None:
+    fake.forget()
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    answer = gateway.chat(stream=True, max_tokens=3, **options)
+    events = events_of(answer.text)
+    assert events[-1] == "[DONE]" and [bool(event.get("usage")) for event in events[:-1]].count(True) == asked
+    assert json.loads(fake.seen()[0]["body"])["stream_options"] == {"include_usage": True}
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"], row["outcome"]) == (10, 3, "reported", "ok")
+
+
+@pytest.mark.parametrize("options", ["null", '{"include_usage":false}', '{"continuous_usage_stats":false}'])
+def test_usage_is_measured_whatever_stream_options_say(gateway: Gateway, options: str) -> None:
+    raw = '{"model":"m","stream":true,"max_tokens":2,"stream_options":%s,"messages":[]}' % options
+    answer = gateway.post(raw.encode())
+    assert "usage" not in answer.text
+    assert gateway.usage_of(answer.headers["x-tidegate-request-id"])["usage_source"] == "reported"
+
+
+def test_cached_tokens_reach_the_usage_row(gateway: Gateway, fake: Fake) -> None:
+    name = fake.script("cached", *stream_steps(sse(chat_chunk("x"), chat_chunk(finish="stop"), USAGE_CHUNK, "[DONE]")))
+    answer = gateway.chat(stream=True, fake_script=name)
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["input_tokens"], row["output_tokens"], row["cached_tokens"]) == (7, 5, 3)
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_caller_who_hangs_up_stops_the_model_server(gateway: Gateway, fake: Fake, stream: bool) -> None:
+    fake.forget()
+    if stream:
+        with gateway.open_stream(max_tokens=100, fake_pace_ms=100) as answer:
+            lines = answer.iter_lines()
+            for _ in range(3):
+                next(lines)
+    else:
+        with pytest.raises(httpx.TimeoutException):
+            body = {"model": "m", "messages": [], "fake_pace_ms": 5000}
+            httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=0.4)
+    left = time.monotonic()
+    wait_until(lambda: fake.truth()["cancelled"] == 1, 2)
+    assert time.monotonic() - left < 1
+    assert fake.truth()["open_requests"] == 0
+    row = wait_until(
+        lambda: [row for row in gateway.usage() if row["outcome"] == "cancelled" and row["stream"] == stream], 5
+    )[0]
+    if stream:
+        assert row["usage_source"] == "counted" and 1 <= row["output_tokens"] <= 5
+    else:
+        assert row["usage_source"] == "estimated"
+
+
+def test_a_connection_is_kept_and_used_again(gateway: Gateway, fake: Fake) -> None:
+    gateway.chat(max_tokens=1)
+    before = fake.truth()["connections"]
+    for stream in (True, False) * 5:
+        gateway.chat(max_tokens=1, stream=stream)
+    assert fake.truth()["connections"] <= before + 1 + 1  # + the control connection of `truth` itself
+
+
+def test_a_dead_pooled_connection_is_replaced_without_the_caller_noticing(own_gateway: Any, fake: Fake) -> None:
+    gateway = own_gateway()
+    for _ in range(3):
+        assert gateway.chat(max_tokens=1).status_code == 200
+        fake.process.kill()
+        fake.start()
+        assert gateway.chat(max_tokens=1).status_code == 200
+    assert {row["outcome"] for row in gateway.usage()} <= {"ok"}
+
+
+def test_a_connection_closed_before_the_answer_is_not_tried_for_ever(gateway: Gateway, fake: Fake) -> None:
+    fake.forget()
+    answer = gateway.chat(fake_script=fake.script("close", {"cut": "fin"}))
+    assert answer.status_code == 502 and answer.json()["error"]["code"] == "upstream_broken"
+    assert fake.truth()["requests"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "code"),
+    [
+        (json_steps({"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}, 400), 400, 400),
+        (json_steps({"error": {"message": "gone", "type": "NotFound", "param": None, "code": 404}}, 404), 404, 404),
+        (json_steps({"error": "Unauthorized"}, 401), 502, "upstream_error"),
+        (json_steps({"error": {"message": "boom", "type": "x", "code": 500}}, 500), 502, "upstream_error"),
+        (json_steps("<html>", 400), 502, "upstream_error"),
+        (json_steps({}, 503), 503, "upstream_unavailable"),
+        (json_steps("not json"), 502, "upstream_broken"),
+        ([{"send": "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"}, {"cut": "rst"}], 502, "upstream_broken"),
+        ([{"send": "this is not HTTP\r\n\r\n"}, {"stall": True}], 502, "upstream_broken"),
+    ],
+)
+def test_faults_of_whole_answers(gateway: Gateway, fake: Fake, steps: list[Any], status: int, code: Any) -> None:
+    answer = gateway.chat(fake_script=fake.script("whole", *steps))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert answer.headers["x-should-retry"] == ("false" if status < 500 else "true")
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        ([{"send": STREAM_HEAD + chunked(sse(chat_chunk("a")))}, {"cut": "fin"}], "upstream_broken"),
+        ([{"send": STREAM_HEAD + chunked(sse(chat_chunk("a")))}, {"cut": "rst"}], "upstream_broken"),
+        (stream_steps(sse(chat_chunk("a"))), "upstream_broken"),
+        (stream_steps(sse(chat_chunk("a")), sse({"error": {"message": "oom", "code": 500}})), "upstream_error"),
+        (stream_steps(sse(chat_chunk("a")), "data: {broken\n\n"), "upstream_broken"),
+        (stream_steps(sse(chat_chunk("a")), "data: " + "x" * 9000), "upstream_broken"),
+    ],
+)
+def test_a_broken_stream_ends_in_an_error_event_and_never_in_done(own_gateway: Any, fake: Fake, steps: list[Any], code: str) -> None:
+    gateway = own_gateway(settings={"relay": {"max_event_bytes": 8000}})
+    answer = gateway.chat(stream=True, fake_script=fake.script("broken", *steps))
+    events = events_of(answer.text)
+    assert said(events[:-1]) == "a" and events[-1]["error"]["code"] == code and "[DONE]" not in answer.text
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["outcome"], row["usage_source"], row["output_tokens"]) == ("upstream_error", "counted", 1)
+
+
+def test_silence_is_bounded_before_and_inside_an_answer(own_gateway: Any, fake: Fake) -> None:
+    hasty = own_gateway(settings={"relay": {"first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3}})
+    answer = hasty.chat(fake_script=fake.script("silent", {"stall": True}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+    steps = [{"send": STREAM_HEAD + chunked(sse(chat_chunk("a")))}, {"stall": True}]
+    answer = hasty.chat(stream=True, fake_script=fake.script("stalls", *steps))
+    assert events_of(answer.text)[-1]["error"]["code"] == "upstream_timeout"
+    assert fake.truth()["open_requests"] == 0
+
+
+def test_another_replica_takes_over_before_the_answer_begins(own_gateway: Any, fake: Fake) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    gateway = own_gateway([dead, fake.url])
+    for stream in (True, False) * 4:
+        assert gateway.chat(max_tokens=1, stream=stream).status_code == 200
+    lines = gateway.log_lines("request")
+    assert any(line["tried"] == [dead] for line in lines) and all(line["status"] == 200 for line in lines)
+    assert sum(bool(line["tried"]) for line in lines) <= 3  # then it is left out for a while
+
+
+def test_no_replica_is_503(own_gateway: Any) -> None:
+    gateway = own_gateway([f"http://127.0.0.1:{free_port()}"])
+    answer = gateway.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "upstream_unavailable")
+    assert answer.headers["x-should-retry"] == "true"
+
+
+def test_a_slow_reader_holds_the_model_server_back(gateway: Gateway, fake: Fake) -> None:
+    import socket
+
+    text = sse(*[chat_chunk("x" * 1000)] * 40)
+    steps = stream_steps(*[text] * 200, sse(chat_chunk(finish="stop"), "[DONE]"))
+    name = fake.script("flood", *steps)
+    body = json.dumps({"model": "m", "messages": [], "stream": True, "fake_script": name}).encode()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as reader:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {gateway.key}\r\n"
+        reader.sendall(f"{head}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        before = resident_mb(gateway)
+        time.sleep(1)
+        assert resident_mb(gateway) - before < 8  # of some 8.6 MB that wait
+        received = 0
+        while received < 7_000_000:
+            received += len(reader.recv(1 << 20))
+
+
+def resident_mb(gateway: Gateway) -> float:
+    with open(f"/proc/{gateway.process.popen.pid}/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+
+def test_the_metrics_and_the_rows_agree(own_gateway: Any) -> None:
+    gateway = own_gateway()
+    for number in range(12):
+        gateway.chat(max_tokens=2, stream=bool(number % 2))
+    gateway.chat("4111 1111 1111 1111")
+    gateway.chat(model="unknown")
+    rows = wait_until(lambda: rows if len(rows := gateway.usage()) == 13 else None, 5)
+    metrics = gateway.metrics()
+    counted = {name: value for name, value in metrics.items() if name.startswith("tidegate_requests_total")}
+    assert sum(counted.values()) == 13
+    assert sum(row["output_tokens"] for row in rows) == 24
+    assert metrics['tidegate_tokens_total{direction="output",model="m"}'] == 24
+    assert metrics['tidegate_refusals_total{code="model_not_found"}'] == 1
+    assert metrics["tidegate_inflight_requests"] == 0

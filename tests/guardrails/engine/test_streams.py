@@ -1,0 +1,159 @@
+"""The stream screen: nothing of a card number goes out wherever the stream is cut, and nothing else is held up."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrails import pan
+from guardrails.engine.streams import StreamScreen
+from tests.guardrails.cards import CARDS, groupings
+from tidegate.wire.openai import decode_chunk
+from tidegate.wire.sse import data_of
+
+PAN = (pan.build(pan.Config(), None),)
+
+
+def event(index: int = 0, finish: str | None = None, **delta: Any) -> bytes:
+    choice = {"index": index, "delta": delta, "finish_reason": finish}
+    return b"data: " + json.dumps({"id": "c", "object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+
+
+def play(events: list[bytes], choices: int = 1) -> tuple[list[bytes], StreamScreen]:
+    """What goes out of a screen that is fed `events`."""
+    screen = StreamScreen(PAN, choices)
+    out: list[bytes] = []
+    for item in events:
+        out += screen.feed(item, decode_chunk(data_of(item)))
+        if screen.ended:
+            break
+    return out + screen.finish(), screen
+
+
+def texts(out: list[bytes], index: int = 0) -> str:
+    said = ""
+    for item in out:
+        for choice in json.loads(data_of(item)).get("choices", []):
+            if choice["index"] == index:
+                said += choice["delta"].get("content") or ""
+                for call in choice["delta"].get("tool_calls", []):
+                    said += call["function"].get("arguments", "")
+    return said
+
+
+def reasons(out: list[bytes], index: int = 0) -> list[str]:
+    choices = [choice for item in out for choice in json.loads(data_of(item)).get("choices", [])]
+    return [choice["finish_reason"] for choice in choices if choice["index"] == index and choice["finish_reason"]]
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("separator", ["", " ", "-", "."])
+def test_a_card_cut_in_two_anywhere_never_goes_out(card: str, separator: str) -> None:
+    for groups in groupings(card):
+        text = f"Your card is {separator.join(groups)}, thanks."
+        for cut in range(len(text) + 1):
+            out, screen = play([event(content=text[:cut]), event(content=text[cut:]), event(finish="stop")])
+            digits = "".join(filter(str.isdigit, texts(out)))
+            assert digits == "" and reasons(out) == ["content_filter"] and screen.ended, (text, cut)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_card_cut_at_any_places_never_goes_out(data: st.DataObject) -> None:
+    card = data.draw(st.sampled_from(CARDS))
+    form = data.draw(st.sampled_from(["", " ", "-", "."])).join(data.draw(st.sampled_from(groupings(card))))
+    before, after = data.draw(st.sampled_from(["", "no. ", "12 ", "at 10:42 "])), data.draw(st.sampled_from(["", ".", " exp", " 12"]))
+    text = before + form + after
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=len(text) - 1)))
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    in_arguments = data.draw(st.booleans())
+    events = [
+        event(tool_calls=[{"index": 0, "function": {"arguments": piece}}]) if in_arguments else event(content=piece)
+        for piece in pieces
+    ]
+    out, _ = play([*events, event(finish="stop")])
+    sent = "".join(filter(str.isdigit, texts(out)))
+    assert card not in sent and reasons(out) == ["content_filter"]
+    assert len(sent) <= sum(map(str.isdigit, before))
+
+
+@given(st.lists(st.text(alphabet="ab 12,.", max_size=6), max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_what_holds_no_card_goes_out_byte_for_byte(pieces: list[str]) -> None:
+    if PAN[0].scan("".join(pieces), final=True).findings:
+        return
+    events = [*(event(content=piece) for piece in pieces), event(finish="stop")]
+    out, _ = play(events)
+    assert out == events
+
+
+def test_nothing_is_delayed_while_no_digit_run_is_open() -> None:
+    screen = StreamScreen(PAN, 1)
+    for word in ["Hello", " there,", " it is", " 10", ":", "42", " o'clock"]:
+        item = event(content=word)
+        out = screen.feed(item, decode_chunk(data_of(item)))
+        open_run = word[-1].isdigit()
+        assert (item in out) != open_run, word
+
+
+def test_a_long_row_of_numbers_is_not_held_for_ever() -> None:
+    screen = StreamScreen(PAN, 1)
+    held, worst = 0, 0
+    for number in range(2000):
+        item = event(content=f"{number % 10} ")
+        held += 1 - len(screen.feed(item, decode_chunk(data_of(item))))
+        worst = max(worst, held)
+    assert worst <= 20
+
+
+def test_uuids_and_timestamps_stream_through() -> None:
+    text = "id 11111111-2222-4333-8444-501812345675 at 2026-11-22 07:34:35, ratio 0.4111111111111111."
+    events = [*(event(content=char) for char in text), event(finish="stop")]
+    out, _ = play(events)
+    assert out == events
+
+
+def test_only_the_offending_choice_is_ended() -> None:
+    events = [
+        event(0, content="fine "),
+        event(1, content="4111 1111 "),
+        event(0, content="still fine"),
+        event(1, content="1111 1111 "),
+        event(1, content="and more"),
+        event(0, finish="stop"),
+        event(1, finish="stop"),
+    ]
+    out, screen = play(events, choices=2)
+    assert texts(out, 0) == "fine still fine" and reasons(out, 0) == ["stop"]
+    assert texts(out, 1) == "" and reasons(out, 1) == ["content_filter"]
+    assert len(screen.verdicts) == 1
+
+
+def test_a_choice_in_a_shared_event_is_cut_out_of_it() -> None:
+    both = {"choices": [{"index": 0, "delta": {"content": "ok"}}, {"index": 1, "delta": {"content": "4111111111111111 x"}}]}
+    out, _ = play([b"data: " + json.dumps(both).encode() + b"\n\n", event(0, finish="stop")], choices=2)
+    assert texts(out, 0) == "ok" and texts(out, 1) == "" and reasons(out, 1) == ["content_filter"]
+
+
+def test_a_card_in_one_piece_of_a_tool_call_is_found_per_call() -> None:
+    calls = [{"index": 0, "function": {"arguments": "4111"}}, {"index": 1, "function": {"arguments": "1111 1111 1111"}}]
+    out, _ = play([event(tool_calls=calls), event(finish="tool_calls")])
+    assert reasons(out) == ["tool_calls"]
+
+
+def test_ids_that_end_in_digits_hold_nothing_up() -> None:
+    first = event(tool_calls=[{"index": 0, "id": "call_12345678", "type": "function", "function": {"name": "f4"}}])
+    screen = StreamScreen(PAN, 1)
+    assert screen.feed(first, decode_chunk(data_of(first))) == [first]
+
+
+def test_a_card_in_a_reasoning_field_is_found() -> None:
+    out, _ = play([event(reasoning="the card 4111 1111"), event(reasoning=" 1111 1111."), event(finish="stop")])
+    assert reasons(out) == ["content_filter"]
+
+
+def test_a_stream_that_ends_without_finish_reason_is_still_read_to_the_end() -> None:
+    out, _ = play([event(content="4111 1111 1111 1111")])
+    assert texts(out) == "" and reasons(out) == ["content_filter"]

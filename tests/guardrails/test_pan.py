@@ -1,0 +1,126 @@
+"""Guardrail `pan`: what is found, in every form, and what passes."""
+
+import random
+import uuid
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from guardrails.pan import CardNumbers, Config, build, is_pan, luhn
+from tests.guardrails.cards import CARDS, complete, groupings
+
+PAN: CardNumbers = build(Config(), None)
+
+
+def found(text: str) -> list[str]:
+    """The findings' texts."""
+    return [text[span.start : span.end] for span in PAN.scan(text, final=True).findings]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_every_issuer_is_found(card: str) -> None:
+    assert found(f"pay {card}, please") == [card]
+
+
+@pytest.mark.parametrize("separator", [" ", "-", ".", "", "\u00a0", "–", " - ", "·", "\u200b"])
+@pytest.mark.parametrize("card", CARDS)
+def test_separators_do_not_hide_a_card(card: str, separator: str) -> None:
+    for groups in groupings(card):
+        text = separator.join(groups)
+        assert found(f"card: {text}.") == [text]
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_grouping_is_found_when_the_number_stands_alone(data: st.DataObject) -> None:
+    card = data.draw(st.sampled_from(CARDS))
+    cuts = sorted(data.draw(st.sets(st.integers(4, len(card) - 1), max_size=6)))
+    groups = [card[a:b] for a, b in zip([0, *cuts], [*cuts, len(card)], strict=True)]
+    text = data.draw(st.sampled_from([" ", "-", "."])).join(groups)
+    assert found(f"<{text}>") == [text]
+
+
+def test_mastercard_2_series_ends_where_it_ends() -> None:
+    assert is_pan(complete("222100000000000")) and is_pan(complete("272099999999999"))
+    assert not is_pan(complete("222099999999999")) and not is_pan(complete("272100000000000"))
+
+
+def test_nineteen_digits() -> None:
+    assert found(complete("621234567890123456")) != []
+    assert found(complete("400000000000000000")) != []
+
+
+def test_luhn_must_hold() -> None:
+    assert found("4111 1111 1111 1112") == []
+
+
+def test_two_cards_in_a_row_are_both_found() -> None:
+    assert found("4111 1111 1111 1111 5555 5555 5555 4444") == ["4111 1111 1111 1111", "5555 5555 5555 4444"]
+
+
+def test_a_card_beside_other_numbers_is_found() -> None:
+    assert found("order 12 4111 1111 1111 1111 exp 12 27") == ["4111 1111 1111 1111"]
+    assert found("4111111111111111 123") == ["4111111111111111"]
+
+
+def test_full_width_and_arabic_digits_are_digits() -> None:
+    assert found("".join(chr(0xFF10 + int(digit)) for digit in "4111111111111111")) != []
+    assert found("".join(chr(0x0660 + int(digit)) for digit in "4111111111111111")) != []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-22 07:34:35.123456",
+        "2026-11-22T07:34:35Z 2026-11-22T07:34:36Z",
+        "20261122073435",
+        "1795333881066 1795333881067",
+        "1795333881066123",
+        "1795333881066123456",
+        "0.5123456789012345",
+        "3.141592653589793 2.718281828459045",
+        "51.50735091234567",
+        "+39 02 1234 5678",
+        "IT60 X054 2811 1010 0000 0123 456",
+        "192.168.100.200",
+        "4111 1111 1111",
+        "41111111111111111111",
+    ],
+)
+def test_lookalikes_pass(text: str) -> None:
+    assert found(text) == []
+
+
+def test_uuids_pass() -> None:
+    random_source = random.Random(4)
+    assert not any(found(str(uuid.UUID(int=random_source.getrandbits(128), version=4))) for _ in range(5000))
+    assert found("41111111-1111-4111-8111-411111111111") == []
+
+
+def test_false_positives_are_far_fewer_than_luhn_alone() -> None:
+    random_source = random.Random(1)
+    runs = ["".join(random_source.choices("0123456789", k=random_source.randint(12, 19))) for _ in range(10_000)]
+    ours = sum(bool(found(run)) for run in runs)
+    luhn_alone = sum(luhn(run) for run in runs)
+    assert luhn_alone > 900
+    assert ours < luhn_alone / 4
+
+
+def test_mask_keeps_the_last_four_digits_and_the_form() -> None:
+    text = "card 4111-1111 1111.1111!"
+    (span,) = PAN.scan(text, final=True).findings
+    assert PAN.mask(text, span) == "****-**** ****.1111"
+
+
+@given(st.text(alphabet="0123456789 .-abc:/\n", max_size=120))
+@settings(max_examples=300, deadline=None)
+def test_the_cheap_test_on_raw_bytes_never_misses(text: str) -> None:
+    import json
+
+    if found(text):
+        assert PAN.may_match(json.dumps({"messages": [{"content": text}]}).encode())
+
+
+def test_the_cheap_test_lets_ordinary_requests_by() -> None:
+    assert not PAN.may_match(b'{"model":"m","messages":[{"role":"user","content":"Hello\\n \\"you\\" 42"}],"max_tokens":64}')

@@ -1,0 +1,329 @@
+"""A test stand of real processes: a fake upstream and a gateway with its own folder, database and ports."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import yaml
+
+from guardrails.engine.policy import build_policy
+from tidegate.config.load import load
+from tidegate.config.settings import StoreSettings
+from tidegate.store.database import Database
+from tidegate.store.keys import create_key
+from tidegate.store.resources import apply_resources
+from tidegate.store.usage import recent_usage
+
+START_TIMEOUT_S = 20.0
+PEPPER = b"p" * 32
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Any, timeout_s: float = 5.0, what: str = "condition") -> Any:
+    """The first truthy value of `condition()`."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not come true within {timeout_s} s"
+        time.sleep(0.02)
+    return value
+
+
+class Process:
+    """A child process that is always ended."""
+
+    def __init__(self, argv: Sequence[str], log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                argv, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.popen.send_signal(signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self, timeout_s: float = 15) -> int:
+        """SIGTERM and wait; the exit code."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+        try:
+            return self.popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def text(self) -> str:
+        """What it printed."""
+        return self.log.read_text()
+
+
+class Fake:
+    """The scriptable upstream in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self.start()
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "gateway.backends.fake", "--port", str(self.port)]
+        self.process = Process(argv, self._folder / "fake.log")
+        wait_until(self._listens, START_TIMEOUT_S, "fake upstream")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def truth(self) -> dict[str, int]:
+        return dict(httpx.get(f"{self.url}/__truth").json())
+
+    def seen(self) -> list[dict[str, Any]]:
+        """The last requests, oldest first; headers as a list of pairs, body as bytes."""
+        import base64
+
+        rows = httpx.get(f"{self.url}/__seen").json()
+        return [
+            {
+                "path": row["path"],
+                "headers": [tuple(item) for item in json.loads(row["headers"])],
+                "body": base64.b64decode(row["body"]),
+            }
+            for row in rows
+        ]
+
+    def forget(self) -> None:
+        httpx.delete(f"{self.url}/__seen")
+
+    def script(self, name: str, *steps: dict[str, Any]) -> str:
+        """Stores a script; its name goes into a request as `fake_script`."""
+        httpx.put(f"{self.url}/__scripts/{name}", content=json.dumps(steps)).raise_for_status()
+        return name
+
+
+def sse(*events: dict[str, Any] | str) -> str:
+    """Events as SSE text."""
+    return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
+
+
+def chat_chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+    """One chunk of a chat stream."""
+    said = ({} if content is None else {"content": content}) | delta
+    choice = {"index": index, "delta": said, "finish_reason": finish}
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+
+
+USAGE_CHUNK = {
+    "id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}},
+}  # fmt: skip
+STREAM_HEAD = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunked(text: str) -> str:
+    """`text` as one HTTP chunk."""
+    return f"{len(text.encode()):x}\r\n{text}\r\n"
+
+
+def stream_steps(*texts: str, pause_ms: float = 0) -> list[dict[str, Any]]:
+    """A whole stream: each text in an HTTP chunk of its own."""
+    steps: list[dict[str, Any]] = [{"send": STREAM_HEAD}]
+    for text in texts:
+        if pause_ms:
+            steps.append({"sleep_ms": pause_ms})
+        steps.append({"send": chunked(text)})
+    return [*steps, {"send": "0\r\n\r\n"}]
+
+
+def json_steps(body: Any, status: int = 200, headers: str = "") -> list[dict[str, Any]]:
+    """A JSON answer."""
+    text = body if isinstance(body, str) else json.dumps(body)
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{headers}content-length: {len(text.encode())}\r\n\r\n"
+    return [{"send": head + text}]
+
+
+DEFAULT_POLICY: dict[str, Any] = {"name": "default", "guardrails": [{"type": "pan"}]}
+
+
+class Gateway:
+    """A gateway process with its own configuration, database and journal."""
+
+    def __init__(
+        self,
+        folder: Path,
+        replicas: Sequence[str],
+        *,
+        policies: Sequence[dict[str, Any]] = (DEFAULT_POLICY,),
+        projects: Sequence[dict[str, Any]] | None = None,
+        models: Sequence[dict[str, Any]] | None = None,
+        settings: dict[str, Any] | None = None,
+        store_url: str | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port, self.management_port = free_port(), free_port()
+        self.store_url = store_url or f"sqlite+aiosqlite:///{folder}/tidegate.db"
+        document = {
+            "settings": {
+                "gateway": {"port": self.port, "management_port": self.management_port, "shutdown_grace_s": 5},
+                "store": {"url": self.store_url, "refresh_interval_s": 0.1},
+                "journal": {"directory": str(folder / "journal"), "ship_interval_s": 0.1},
+                "auth": {"key_pepper_file": str(folder / "pepper")},
+            },
+            "resources": {
+                "models": list(models or [{"name": "m", "replicas": [{"url": url} for url in replicas]}]),
+                "policies": list(policies),
+                "organisations": [
+                    {"name": "acme", "projects": list(projects or [{"name": "demo", "all_models": True}])}
+                ],
+            },
+        }
+        for section, values in (settings or {}).items():
+            document["settings"].setdefault(section, {}).update(values)
+        self.config = folder / "tidegate.yaml"
+        self.config.write_text(yaml.safe_dump(document))
+        (folder / "pepper").write_bytes(PEPPER)
+        asyncio.run(self._prepare())
+        self.key = self.make_key()
+        self.start()
+
+    async def _prepare(self) -> None:
+        """What `tidegate apply` does, without the second it takes to start."""
+        document = load(self.config, {}).document
+        for spec in document.resources.policies:
+            build_policy(spec)
+        database = Database(document.settings.store)
+        await database.migrate()
+        async with database.transaction() as connection:
+            await apply_resources(connection, document.resources)
+        await database.close()
+
+    def cli(self, *arguments: str) -> str:
+        """What `tidegate …` prints."""
+        argv = [sys.executable, "-m", "tidegate.cli", *arguments, "--config", str(self.config)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr + done.stdout
+        return done.stdout.strip()
+
+    def make_key(self, project: str = "demo") -> str:
+        async def make() -> str:
+            database = Database(StoreSettings(url=self.store_url))
+            async with database.transaction() as connection:
+                key = await create_key(connection, PEPPER, "acme", project, name="test")
+            await database.close()
+            return key.token
+
+        return asyncio.run(make())
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "gateway", "--config", str(self.config)]
+        self.process = Process(argv, self.folder / "gateway.log")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        def ready() -> bool:
+            assert self.process.popen.poll() is None, self.process.text()
+            try:
+                return httpx.get(f"{self.management_url}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(ready, START_TIMEOUT_S, "gateway")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://127.0.0.1:{self.management_port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"}
+
+    def post(self, body: Any = None, *, path: str = "/v1/chat/completions", key: str | None = None, **more: Any) -> httpx.Response:
+        """A POST of JSON; `body` may be bytes. Returns once the whole answer is there."""
+        headers = {"authorization": f"Bearer {key or self.key}", "content-type": "application/json", **more.pop("headers", {})}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return httpx.post(self.url + path, content=content, headers=headers, timeout=30, **more)
+
+    def chat(self, text: str = "hi", *, path: str = "/v1/chat/completions", headers: Any = None, **fields: Any) -> httpx.Response:
+        """A chat request with extra fields."""
+        body = {"model": "m", "messages": [{"role": "user", "content": text}], **fields}
+        return self.post(body, path=path, headers=headers or {})
+
+    @contextmanager
+    def open_stream(self, **fields: Any) -> Iterator[httpx.Response]:
+        """A streamed chat whose answer is read as it comes; leaving hangs up."""
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, **fields}
+        with httpx.stream("POST", f"{self.url}/v1/chat/completions", json=body, headers=self.headers, timeout=30) as answer:
+            yield answer
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by its full name with labels."""
+        text = httpx.get(f"{self.management_url}/metrics").text
+        lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Every usage row in the database, newest first."""
+
+        async def read() -> list[dict[str, Any]]:
+            database = Database(StoreSettings(url=self.store_url))
+            async with database.transaction() as connection:
+                rows = await recent_usage(connection, 1000)
+            await database.close()
+            return [dict(row) for row in rows]
+
+        return asyncio.run(read())
+
+    def usage_of(self, request_id: str) -> dict[str, Any]:
+        """The row of one request, once it has been shipped."""
+        found = wait_until(
+            lambda: [row for row in self.usage() if row["request_id"] == request_id], 10, f"usage row of {request_id}"
+        )
+        assert len(found) == 1
+        return dict(found[0])
+
+    def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """The JSON log lines, of one event if named."""
+        lines = [json.loads(line) for line in self.process.text().splitlines() if line.startswith("{")]
+        return [line for line in lines if event is None or line["event"] == event]
+
+
+def events_of(text: str) -> list[Any]:
+    """The data of SSE events, JSON decoded where it is JSON."""
+    found: list[Any] = []
+    for block in text.split("\n\n"):
+        if block.startswith("data: "):
+            data = block[6:]
+            found.append(json.loads(data) if data.startswith("{") else data)
+    return found
+
+
+def said(events: list[Any], index: int = 0) -> str:
+    """What a choice's content adds up to."""
+    return "".join(
+        choice["delta"].get("content") or ""
+        for event in events
+        if isinstance(event, dict)
+        for choice in event.get("choices", [])
+        if choice["index"] == index
+    )
