@@ -48,11 +48,17 @@ def streamed() -> None:
             )
         )
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        reasons = [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason]
+        reasons = [
+            chunk.choices[0].finish_reason for chunk in chunks if chunk.choices and chunk.choices[0].finish_reason
+        ]
         assert text and len(chunks) > 3 and len(reasons) == 1
         usages = [chunk.usage for chunk in chunks if chunk.usage]
         assert len(usages) == (1 if include_usage else 0), usages
-        told = f"{usages[0].prompt_tokens} + {usages[0].completion_tokens} tokens" if usages else "usage not asked for, not sent"
+        told = (
+            f"{usages[0].prompt_tokens} + {usages[0].completion_tokens} tokens"
+            if usages
+            else "usage not asked for, not sent"
+        )
         print(f"  streamed: {len(chunks)} chunks, {reasons[0]}, {told}")
 
 

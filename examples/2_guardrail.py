@@ -72,7 +72,11 @@ def answer_is_ended() -> None:
 def streamed_answer_is_ended() -> None:
     """The same while streaming: no digit of it goes out."""
     stream = client.chat.completions.create(
-        model=model, messages=[{"role": "user", "content": "A number."}], response_format=GRAMMAR, max_tokens=48, stream=True
+        model=model,
+        messages=[{"role": "user", "content": "A number."}],
+        response_format=GRAMMAR,
+        max_tokens=48,
+        stream=True,
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)

@@ -9,7 +9,6 @@ from typing import Any
 
 from opentelemetry.trace import Span
 
-from gateway.backends.connection import Connection
 from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
@@ -29,10 +28,11 @@ class Exchange:
     """What is known of a request so far. Stages fill it from top to bottom."""
 
     __slots__ = (
-        "admitted", "answer_bytes", "asked_for_usage", "begun", "body", "client_gone", "connection", "error", "finish_reason",
-        "headers", "headers_sent", "model", "operation", "outcome", "path", "pick", "pieces", "policy", "principal",
-        "public_id", "receive", "request", "request_id", "reserved", "send", "sent_last", "settled", "snapshot", "span",
-        "started", "started_at", "status", "stream", "task", "trace", "tried", "ttft_s", "usage", "verdicts", "watcher",
+        "admitted", "answer_bytes", "asked_for_usage", "begun", "body", "body_late", "client_gone", "due",
+        "error", "finish_reason", "headers", "headers_sent", "model", "operation", "outcome", "path", "pick",
+        "pieces", "policy", "principal", "public_id", "receive", "request", "request_id", "reserved", "row",
+        "send", "sent_last", "settled", "snapshot", "span", "started", "started_at", "status", "stream", "task",
+        "trace", "trace_id", "tried", "ttft_s", "usage", "verdicts", "watcher",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, snapshot: Snapshot, operation: str) -> None:
@@ -48,6 +48,8 @@ class Exchange:
         self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
 
         self.span: Span | None = None
+        """Only where the trace is sampled."""
+        self.trace_id = ""
         self.trace = b""
         """Header lines that carry the trace on to the model server."""
         self.principal: Principal | None = None
@@ -62,15 +64,18 @@ class Exchange:
         """From here on there is exactly one usage row."""
         self.reserved = False
         self.begun = False
+        self.row: dict[str, Any] | None = None
+        """The usage row as journalled at `begin`."""
         self.settled = False
 
         self.pick: Pick | None = None
         self.tried: tuple[str, ...] = ()
         """Replicas that failed before the answer began."""
-        self.connection: Connection | None = None
         self.task: asyncio.Task[Any] | None = None
         self.watcher: asyncio.Future[Message] | None = None
         self.client_gone = False
+        self.due = 0.0
+        self.body_late = False
         self.headers_sent = False
         self.sent_last = False
 
@@ -94,6 +99,12 @@ class Exchange:
         """The model; calling this before `read` is our bug."""
         assert self.model is not None  # noqa: S101
         return self.model
+
+    def overdue(self, now: float) -> None:
+        """See `Limited`: the body has not arrived in time."""
+        if self.task is not None and not self.body_late:
+            self.body_late = True
+            self.task.cancel()
 
     def mark_first_byte(self) -> None:
         """Notes when the first answer byte went to the caller."""

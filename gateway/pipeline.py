@@ -11,12 +11,14 @@ from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
 from gateway.auth.api_keys import authenticate
+from gateway.deadlines import Deadlines
 from gateway.exchange import Exchange, Message
 from gateway.limits.memory import MemoryLimits
 from gateway.relay import relay_answer, send_last, send_start
 from gateway.routing.select import Selector
 from gateway.settle import Settlement
 from gateway.snapshot import ServedModel
+from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused, check_media, screen_request
 from tidegate.config.resources import GUARDED_FIELDS
 from tidegate.config.settings import Settings
@@ -38,11 +40,9 @@ from tidegate.errors import (
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
-from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent
+from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
 from tidegate.wire.openai import GenerateRequest, decode_fields, decode_request, encode
-
-_GUARDED = tuple(sorted(GUARDED_FIELDS))
 
 
 class Pipeline:
@@ -68,6 +68,8 @@ class Pipeline:
         self._tracing = tracing
         self._metrics = metrics
         self._log = log
+        metrics.watch(names.INFLIGHT, lambda: len(self.inflight))
+        self._deadlines = Deadlines()
         self.inflight: set[Exchange] = set()
 
     async def run(self, exchange: Exchange) -> None:
@@ -87,9 +89,11 @@ class Pipeline:
             await self.refuse(exchange, error)
         except asyncio.CancelledError:
             exchange.outcome, exchange.error = Outcome.CANCELLED, ClientGone("the caller hung up")
-            if not exchange.client_gone or exchange.task is None:
+            if exchange.task is None or not (exchange.client_gone or exchange.body_late):
                 raise  # the server is stopping
             exchange.task.uncancel()
+            if exchange.body_late:
+                await self.refuse(exchange, BodyTimeout("The body did not arrive in time."))
         except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
             self._log.write(
                 "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=_where(error)
@@ -103,12 +107,14 @@ class Pipeline:
     def trace(self, exchange: Exchange) -> None:
         """Joins the caller's trace or begins one."""
         incoming = exchange.headers.get(b"traceparent")
-        if not self._tracing.enabled:
-            if parse_traceparent(incoming) is not None:
-                exchange.trace = _trace_lines(incoming or b"", exchange)
+        parent = None if incoming is None else parse_traceparent(incoming)
+        if self._tracing.samples(parent):
+            exchange.span = self._tracing.start(exchange.operation, parent, SpanKind.SERVER)
+            exchange.trace_id = f"{exchange.span.get_span_context().trace_id:032x}"
             return
-        parent = parse_traceparent(incoming)
-        exchange.span = self._tracing.start(exchange.operation, parent, SpanKind.SERVER)
+        value = incoming if incoming is not None and parent is not None else unsampled_traceparent()
+        exchange.trace_id = value[3:35].decode()
+        exchange.trace = _trace_lines(value, exchange)
 
     def authenticate(self, exchange: Exchange) -> None:
         """Who is calling, from the headers alone."""
@@ -127,11 +133,12 @@ class Pipeline:
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:
             raise BodyTooLarge(f"The body has {int(declared)} bytes; {most} are allowed.")
+        exchange.due = asyncio.get_running_loop().time() + self._settings.gateway.body_timeout_s
+        self._deadlines.add(exchange)
         try:
-            async with asyncio.timeout(self._settings.gateway.body_timeout_s):
-                exchange.body = await _read_body(exchange, most)
-        except TimeoutError as error:
-            raise BodyTimeout("The body did not arrive in time.") from error
+            exchange.body = await _read_body(exchange, most)
+        finally:
+            self._deadlines.remove(exchange)
         try:
             exchange.request = decode_request(exchange.body)
         except msgspec.ValidationError as error:
@@ -147,14 +154,8 @@ class Pipeline:
         self._limits.admit(principal)
         exchange.admitted = True
         exchange.stream = bool(request.stream)
-        self._metrics.set(names.INFLIGHT, len(self.inflight))
-        for name in _GUARDED:
-            if getattr(request, name) is not UNSET and name not in policy.allow_request_fields:
-                raise InvalidRequest(
-                    f"The field {name!r} is not open to callers under this project's policy. Leave it out.",
-                    param=name,
-                    code="field_not_allowed",
-                )
+        if request.uses_guarded_fields:
+            _check_guarded_fields(request, policy)
         check_media(policy, exchange.body)
 
     def screen_input(self, exchange: Exchange) -> None:
@@ -163,7 +164,7 @@ class Pipeline:
         if policy is None or not policy.inputs:
             return
         span = None
-        if exchange.span is not None and exchange.span.is_recording():
+        if exchange.span is not None:
             span = self._tracing.start(names.SPAN_SCREEN_INPUT, exchange.span)
         try:
             _refuse_token_prompt(exchange.request)
@@ -236,7 +237,7 @@ class Pipeline:
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
         self._settlement.settle(exchange)
-        self._metrics.set(names.INFLIGHT, len(self.inflight))
+        exchange.task = exchange.watcher = None  # no cycle for the garbage collector
 
     async def _attempt(self, exchange: Exchange, model: ServedModel) -> None:
         """One replica, once; its connection goes back whatever happens."""
@@ -245,11 +246,10 @@ class Pipeline:
         server = model.servers[pick.replica.url]
         span, connection, failed = None, None, True
         if exchange.span is not None:
-            if exchange.span.is_recording():
-                span = self._tracing.start(names.SPAN_DISPATCH, exchange.span, SpanKind.CLIENT)
-                span.set_attribute(names.SERVER_ADDRESS, pick.replica.url)
-                span.set_attribute(names.PICK_REASON, pick.reason)
-            exchange.trace = _trace_lines(traceparent(span or exchange.span), exchange)
+            span = self._tracing.start(names.SPAN_DISPATCH, exchange.span, SpanKind.CLIENT)
+            span.set_attribute(names.SERVER_ADDRESS, pick.replica.url)
+            span.set_attribute(names.PICK_REASON, pick.reason)
+            exchange.trace = _trace_lines(traceparent(span), exchange)
         self._selector.began(pick.replica)
         try:
             connection = await server.post(
@@ -270,6 +270,16 @@ class Pipeline:
                 server.pool.give_back(connection)
             if span is not None:
                 span.end()
+
+
+def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:
+    for name in sorted(GUARDED_FIELDS - policy.allow_request_fields):
+        if getattr(request, name) is not UNSET:
+            raise InvalidRequest(
+                f"The field {name!r} is not open to callers under this project's policy. Leave it out.",
+                param=name,
+                code="field_not_allowed",
+            )
 
 
 async def _read_body(exchange: Exchange, most: int) -> bytes:

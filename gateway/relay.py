@@ -96,6 +96,7 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
             for event in splitter.feed(data):
                 stream.take(event, out)
                 if stream.done:
+                    exchange.mark_first_byte()
                     await send_last(exchange, b"".join(out))
                     await _await_end(connection, wanted=not stream.cut)
                     return

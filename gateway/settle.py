@@ -25,8 +25,8 @@ class Settlement:
 
     def begin(self, exchange: Exchange) -> None:
         """Journals that the request is about to be dispatched."""
-        row = _row(exchange, Usage(input_tokens=_estimate(len(exchange.body))))
-        self._journal.begin(exchange.request_id, row)
+        exchange.row = _row(exchange, Usage(input_tokens=_estimate(len(exchange.body))))
+        self._journal.begin(exchange.request_id, exchange.row)
         exchange.begun = True
 
     def settle(self, exchange: Exchange) -> None:
@@ -34,8 +34,8 @@ class Settlement:
         duration_s = time.perf_counter() - exchange.started
         usage = final_usage(exchange)
         if exchange.admitted:
-            row = _row(exchange, usage)
-            row["duration_ms"] = round(duration_s * 1000, 3)
+            row = exchange.row or _row(exchange, usage)
+            _complete(row, exchange, usage, duration_s)
             self._journal_end(exchange, row)
             self._count(exchange, usage, duration_s)
         else:
@@ -57,35 +57,37 @@ class Settlement:
         metrics.observe(names.DURATION, duration_s, model)
         if exchange.ttft_s is not None:
             metrics.observe(names.TTFT, exchange.ttft_s, model)
-        metrics.count(names.TOKENS, model, "input", by=usage.input_tokens)
-        metrics.count(names.TOKENS, model, "output", by=usage.output_tokens)
-        if usage.cached_tokens:
-            metrics.count(names.TOKENS, model, "cached", by=usage.cached_tokens)
+        for direction, tokens in (
+            ("input", usage.input_tokens),
+            ("output", usage.output_tokens),
+            ("cached", usage.cached_tokens),
+        ):
+            if tokens:
+                metrics.count(names.TOKENS, model, direction, by=tokens)
         for verdict in exchange.verdicts:
             metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
 
     def _end_span(self, exchange: Exchange, usage: Usage) -> None:
         span = exchange.span
         assert span is not None  # noqa: S101
-        if span.is_recording():
-            if exchange.model is not None:
-                span.update_name(f"{exchange.operation} {exchange.model.name}")
-                span.set_attribute(names.REQUEST_MODEL, exchange.model.name)
-                span.set_attribute(names.INPUT_TOKENS, usage.input_tokens)
-                span.set_attribute(names.OUTPUT_TOKENS, usage.output_tokens)
-                span.set_attribute(names.CACHED_TOKENS, usage.cached_tokens)
-            if exchange.principal is not None:
-                span.set_attribute(names.ORGANISATION, exchange.principal.organisation)
-                span.set_attribute(names.PROJECT, exchange.principal.project)
-            if exchange.finish_reason is not None:
-                span.set_attribute(names.FINISH_REASON, [exchange.finish_reason])
-            if exchange.status is not None:
-                span.set_attribute(names.HTTP_STATUS, exchange.status)
-            span.set_attribute(names.OPERATION, exchange.operation)
-            span.set_attribute(names.REQUEST_ID, exchange.request_id)
-            span.set_attribute(names.OUTCOME, exchange.outcome)
-            if exchange.error is not None:
-                fail(span, exchange.error.error_code or exchange.error.type)
+        if exchange.model is not None:
+            span.update_name(f"{exchange.operation} {exchange.model.name}")
+            span.set_attribute(names.REQUEST_MODEL, exchange.model.name)
+            span.set_attribute(names.INPUT_TOKENS, usage.input_tokens)
+            span.set_attribute(names.OUTPUT_TOKENS, usage.output_tokens)
+            span.set_attribute(names.CACHED_TOKENS, usage.cached_tokens)
+        if exchange.principal is not None:
+            span.set_attribute(names.ORGANISATION, exchange.principal.organisation)
+            span.set_attribute(names.PROJECT, exchange.principal.project)
+        if exchange.finish_reason is not None:
+            span.set_attribute(names.FINISH_REASON, [exchange.finish_reason])
+        if exchange.status is not None:
+            span.set_attribute(names.HTTP_STATUS, exchange.status)
+        span.set_attribute(names.OPERATION, exchange.operation)
+        span.set_attribute(names.REQUEST_ID, exchange.request_id)
+        span.set_attribute(names.OUTCOME, exchange.outcome)
+        if exchange.error is not None:
+            fail(span, exchange.error.error_code or exchange.error.type)
         span.end()
 
     def _write_line(self, exchange: Exchange, usage: Usage, duration_s: float) -> None:
@@ -129,9 +131,8 @@ def _estimate(size_bytes: int) -> int:
 
 
 def _row(exchange: Exchange, usage: Usage) -> dict[str, Any]:
-    """The columns of `tidegate.store.tables.usage`."""
+    """The columns of `tidegate.store.tables.usage`, as far as they are known before dispatch."""
     principal = exchange.known_principal()
-    context = exchange.span.get_span_context() if exchange.span is not None else None
     return {
         "request_id": exchange.request_id,
         "organisation": principal.organisation,
@@ -139,17 +140,29 @@ def _row(exchange: Exchange, usage: Usage) -> dict[str, Any]:
         "key_id": principal.key_id,
         "model": exchange.known_model().name,
         "path": exchange.path,
-        "replica": exchange.pick.replica.url if exchange.pick else None,
+        "replica": None,
         "stream": exchange.stream,
         "outcome": exchange.outcome,
-        "http_status": exchange.status,
+        "http_status": None,
         "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "cached_tokens": usage.cached_tokens,
+        "output_tokens": 0,
+        "cached_tokens": 0,
         "usage_source": usage.source,
         "started_at": exchange.started_at,
         "duration_ms": None,
-        "ttft_ms": None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 3),
+        "ttft_ms": None,
         "parent_request_id": None,
-        "trace_id": f"{context.trace_id:032x}" if context else None,
+        "trace_id": exchange.trace_id,
     }
+
+
+def _complete(row: dict[str, Any], exchange: Exchange, usage: Usage, duration_s: float) -> None:
+    row["replica"] = exchange.pick.replica.url if exchange.pick else None
+    row["outcome"] = exchange.outcome
+    row["http_status"] = exchange.status
+    row["input_tokens"] = usage.input_tokens
+    row["output_tokens"] = usage.output_tokens
+    row["cached_tokens"] = usage.cached_tokens
+    row["usage_source"] = usage.source
+    row["duration_ms"] = round(duration_s * 1000, 3)
+    row["ttft_ms"] = None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 3)

@@ -16,7 +16,9 @@ _LOOPBACK = ("127.", "::1", "localhost")
 @pytest.fixture(autouse=True, scope="session")
 def clean_environment() -> None:
     """No setting of the developer's reaches a test."""
-    for name in [name for name in os.environ if name.startswith(("TIDEGATE_", "OPENAI_")) and name != "TIDEGATE_REQUIRE_ALL"]:
+    for name in [
+        name for name in os.environ if name.startswith(("TIDEGATE_", "OPENAI_")) and name != "TIDEGATE_REQUIRE_ALL"
+    ]:
         del os.environ[name]
 
 

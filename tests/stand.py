@@ -123,7 +123,9 @@ def sse(*events: dict[str, Any] | str) -> str:
     return "".join(f"data: {event if isinstance(event, str) else json.dumps(event)}\n\n" for event in events)
 
 
-def chat_chunk(content: str | None = None, *, index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, Any]:
+def chat_chunk(
+    content: str | None = None, *, index: int = 0, finish: str | None = None, **delta: Any
+) -> dict[str, Any]:
     """One chunk of a chat stream."""
     said = ({} if content is None else {"content": content}) | delta
     choice = {"index": index, "delta": said, "finish_reason": finish}
@@ -258,13 +260,21 @@ class Gateway:
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self.key}"}
 
-    def post(self, body: Any = None, *, path: str = "/v1/chat/completions", key: str | None = None, **more: Any) -> httpx.Response:
+    def post(
+        self, body: Any = None, *, path: str = "/v1/chat/completions", key: str | None = None, **more: Any
+    ) -> httpx.Response:
         """A POST of JSON; `body` may be bytes. Returns once the whole answer is there."""
-        headers = {"authorization": f"Bearer {key or self.key}", "content-type": "application/json", **more.pop("headers", {})}
+        headers = {
+            "authorization": f"Bearer {key or self.key}",
+            "content-type": "application/json",
+            **more.pop("headers", {}),
+        }
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return httpx.post(self.url + path, content=content, headers=headers, timeout=30, **more)
 
-    def chat(self, text: str = "hi", *, path: str = "/v1/chat/completions", headers: Any = None, **fields: Any) -> httpx.Response:
+    def chat(
+        self, text: str = "hi", *, path: str = "/v1/chat/completions", headers: Any = None, **fields: Any
+    ) -> httpx.Response:
         """A chat request with extra fields."""
         body = {"model": "m", "messages": [{"role": "user", "content": text}], **fields}
         return self.post(body, path=path, headers=headers or {})
@@ -273,7 +283,9 @@ class Gateway:
     def open_stream(self, **fields: Any) -> Iterator[httpx.Response]:
         """A streamed chat whose answer is read as it comes; leaving hangs up."""
         body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True, **fields}
-        with httpx.stream("POST", f"{self.url}/v1/chat/completions", json=body, headers=self.headers, timeout=30) as answer:
+        with httpx.stream(
+            "POST", f"{self.url}/v1/chat/completions", json=body, headers=self.headers, timeout=30
+        ) as answer:
             yield answer
 
     def metrics(self) -> dict[str, float]:

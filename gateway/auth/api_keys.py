@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidegate.errors import Unauthenticated
-from tidegate.store.keys import digest, key_id_of
+from tidegate.store.keys import KEY_ID, digest, key_id_of
 from tidegate.types import Principal
 
 _NOBODY = "0" * 64
@@ -33,11 +33,10 @@ def authenticate(header: bytes | None, known: Mapping[str, KnownKey], pepper: by
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("The authorization header must read `Bearer tg-…`.")
-    key_id = key_id_of(token)
-    if key_id is None:
-        raise Unauthenticated("This is not a complete Tidegate API key; its checksum does not fit.")
-    key = known.get(key_id)
+    key = known.get(token[KEY_ID])
     same = hmac.compare_digest(key.digest if key else _NOBODY, digest(token, pepper))
     if key is None or not same or (key.expires_at is not None and key.expires_at < time.time()):
+        if key_id_of(token) is None:
+            raise Unauthenticated("This is not a complete Tidegate API key; its checksum does not fit.")
         raise Unauthenticated("This API key is unknown, revoked or expired.")
     return key.principal

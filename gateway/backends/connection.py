@@ -10,10 +10,12 @@ from typing import cast
 
 import httptools
 
+from gateway.deadlines import Deadlines
 from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 
 _HIGH_WATER = 262_144
 _MAX_HEAD_BYTES = 65_536
+_SMALL_BYTES = 16_384  # copying this much is cheaper than a second buffer
 
 
 class Reuse(Enum):
@@ -27,18 +29,18 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_body_bytes", "_head_bytes", "_idle_limit_s", "_keep_alive", "_last_at", "_loop", "_parser", "_paused", "_timer",
-        "_transport", "_waiter", "chunks", "complete", "error", "headers", "idle_since", "reused", "status",
+        "_body_bytes", "_deadlines", "_head_bytes", "_idle_limit_s", "_keep_alive", "_loop", "_parser", "_paused",
+        "_transport", "_waiter", "chunks", "complete", "due", "error", "headers", "idle_since", "reused", "status",
     )  # fmt: skip
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
         self._loop = loop
+        self._deadlines = deadlines
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._paused = self._keep_alive = False
-        self._last_at = self._idle_limit_s = 0.0
+        self.due = self._idle_limit_s = 0.0
         self._head_bytes = self._body_bytes = 0
         self.reused = False
         self.idle_since = 0.0
@@ -56,11 +58,14 @@ class Connection(asyncio.Protocol):
         self.complete, self.error = False, None
         self._head_bytes = self._body_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
-        self._last_at = self._loop.time()
         self._idle_limit_s = idle_timeout_s
-        self._timer = self._loop.call_later(first_byte_timeout_s, self._first_byte_due)
+        self.due = self._loop.time() + first_byte_timeout_s
+        self._deadlines.add(self)
         assert self._transport is not None  # noqa: S101
-        self._transport.writelines((head, body))
+        if len(body) < _SMALL_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
 
     async def head(self) -> None:
         """Waits for status and headers.
@@ -90,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         if self._paused and self._transport is not None:
             self._paused = False
-            self._last_at = self._loop.time()
+            self.due = self._loop.time() + self._idle_limit_s
             self._transport.resume_reading()
         return data
 
@@ -119,8 +124,8 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def release(self) -> Reuse:
-        """Ends the exchange: cancels its timer; whether the connection may be used again."""
-        self._cancel_timer()
+        """Ends the exchange; whether the connection may be used again."""
+        self._deadlines.remove(self)
         if not self.complete or self.error is not None or self.is_closing or self._parser is None:
             return Reuse.NO
         self._parser = None
@@ -128,9 +133,18 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Closes the socket at once; the model server sees it and stops generating."""
-        self._cancel_timer()
+        self._deadlines.remove(self)
         if self._transport is not None:
             self._transport.abort()
+
+    def overdue(self, now: float) -> None:
+        """See `Limited`: silence is the model server's fault unless the caller has yet to take what is here."""
+        if not self.status:
+            self.fail(UpstreamTimeout("the model server did not begin to answer in time"))
+        elif self._paused or self.chunks:
+            self.due = now + self._idle_limit_s
+        elif not self.complete:
+            self.fail(UpstreamTimeout("the model server fell silent in the middle of its answer"))
 
     @property
     def is_closing(self) -> bool:
@@ -149,8 +163,9 @@ class Connection(asyncio.Protocol):
         if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
-        self._last_at = self._loop.time()
-        if not self.status:
+        if self.status:
+            self.due = self._loop.time() + self._idle_limit_s
+        else:
             self._head_bytes += len(data)
         try:
             parser.feed_data(data)
@@ -171,7 +186,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._cancel_timer()
+        self._deadlines.remove(self)
         self._transport = None
         if self._parser is not None and not self.complete and self.error is None:
             self._ended_by_close()
@@ -189,8 +204,7 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self.status = status
-            self._cancel_timer()
-            self._timer = self._loop.call_later(self._idle_limit_s, self._idle_due)
+            self.due = self._loop.time() + self._idle_limit_s
         else:
             self.headers = []
 
@@ -225,21 +239,3 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _first_byte_due(self) -> None:
-        self.fail(UpstreamTimeout("the model server did not begin to answer in time"))
-
-    def _idle_due(self) -> None:
-        """One timer per answer: it looks at the last arrival and sets itself anew, so data costs no timer."""
-        left = self._last_at + self._idle_limit_s - self._loop.time()
-        if self.complete or self.error is not None:
-            return
-        if left > 0 or self._paused or self.chunks:
-            self._timer = self._loop.call_later(max(left, 0.05), self._idle_due)
-        else:
-            self.fail(UpstreamTimeout("the model server fell silent in the middle of its answer"))

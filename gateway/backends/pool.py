@@ -5,6 +5,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from gateway.backends.connection import Connection, Reuse
+from gateway.deadlines import Deadlines
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamTimeout, UpstreamUnavailable
 
@@ -21,6 +22,7 @@ class Pool:
         self._port = parts.port or (443 if self._tls else 80)
         self._settings = settings
         self._idle: list[Connection] = []
+        self._deadlines = Deadlines()
         self._closed = False
         self.netloc = parts.netloc
         self.connections_opened = 0
@@ -43,7 +45,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop), self._host, self._port, ssl=self._tls
+                    lambda: Connection(loop, self._deadlines), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as error:
             raise UpstreamTimeout("the model server did not accept a connection in time") from error
@@ -65,3 +67,4 @@ class Pool:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+        self._deadlines.close()

@@ -13,7 +13,9 @@ CARD = "4111 1111 1111 1111"
 
 
 def answer_steps(*messages: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = [{"index": i, "message": {"role": "assistant", **m}, "finish_reason": "stop"} for i, m in enumerate(messages)]
+    choices = [
+        {"index": i, "message": {"role": "assistant", **m}, "finish_reason": "stop"} for i, m in enumerate(messages)
+    ]
     return json_steps({"id": "x", "choices": choices, "usage": {"prompt_tokens": 4, "completion_tokens": 9}})
 
 
@@ -42,7 +44,11 @@ def test_a_card_in_an_answer_never_arrives(gateway: Gateway, fake: Fake) -> None
     steps = answer_steps({"content": "fine"}, {"content": f"card {CARD}"}, {"content": None, "tool_calls": [call]})
     answer = gateway.chat(n=3, fake_script=fake.script("card", *steps))
     assert answer.status_code == 200 and CARD not in answer.text
-    assert [choice["finish_reason"] for choice in answer.json()["choices"]] == ["stop", "content_filter", "content_filter"]
+    assert [choice["finish_reason"] for choice in answer.json()["choices"]] == [
+        "stop",
+        "content_filter",
+        "content_filter",
+    ]
     row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
     assert (row["outcome"], row["output_tokens"], row["usage_source"]) == ("filtered", 9, "reported")
 
@@ -55,7 +61,12 @@ def test_a_card_cut_over_chunks_never_arrives(gateway: Gateway, fake: Fake, cut:
             return chat_chunk(piece)
         return chat_chunk(tool_calls=[{"index": 0, "function": {"arguments": piece}}])
 
-    pieces = [sse(chunk("It is ")), sse(chunk(CARD[:cut])), sse(chunk(CARD[cut:])), sse(chunk(" ok"), chat_chunk(finish="stop"), "[DONE]")]
+    pieces = [
+        sse(chunk("It is ")),
+        sse(chunk(CARD[:cut])),
+        sse(chunk(CARD[cut:])),
+        sse(chunk(" ok"), chat_chunk(finish="stop"), "[DONE]"),
+    ]
     answer = gateway.chat(stream=True, fake_script=fake.script("cut", *stream_steps(*pieces, pause_ms=2)))
     events = events_of(answer.text)
     assert events[-1] == "[DONE]"

@@ -125,7 +125,11 @@ def test_a_connection_closed_before_the_answer_is_not_tried_for_ever(gateway: Ga
 @pytest.mark.parametrize(
     ("steps", "status", "code"),
     [
-        (json_steps({"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}, 400), 400, 400),
+        (
+            json_steps({"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}, 400),
+            400,
+            400,
+        ),
         (json_steps({"error": {"message": "gone", "type": "NotFound", "param": None, "code": 404}}, 404), 404, 404),
         (json_steps({"error": "Unauthorized"}, 401), 502, "upstream_error"),
         (json_steps({"error": {"message": "boom", "type": "x", "code": 500}}, 500), 502, "upstream_error"),
@@ -153,7 +157,9 @@ def test_faults_of_whole_answers(gateway: Gateway, fake: Fake, steps: list[Any],
         (stream_steps(sse(chat_chunk("a")), "data: " + "x" * 9000), "upstream_broken"),
     ],
 )
-def test_a_broken_stream_ends_in_an_error_event_and_never_in_done(own_gateway: Any, fake: Fake, steps: list[Any], code: str) -> None:
+def test_a_broken_stream_ends_in_an_error_event_and_never_in_done(
+    own_gateway: Any, fake: Fake, steps: list[Any], code: str
+) -> None:
     gateway = own_gateway(settings={"relay": {"max_event_bytes": 8000}})
     answer = gateway.chat(stream=True, fake_script=fake.script("broken", *steps))
     events = events_of(answer.text)

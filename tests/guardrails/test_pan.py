@@ -123,4 +123,6 @@ def test_the_cheap_test_on_raw_bytes_never_misses(text: str) -> None:
 
 
 def test_the_cheap_test_lets_ordinary_requests_by() -> None:
-    assert not PAN.may_match(b'{"model":"m","messages":[{"role":"user","content":"Hello\\n \\"you\\" 42"}],"max_tokens":64}')
+    assert not PAN.may_match(
+        b'{"model":"m","messages":[{"role":"user","content":"Hello\\n \\"you\\" 42"}],"max_tokens":64}'
+    )

@@ -23,6 +23,8 @@ from tidegate.store.changes import note_change
 from tidegate.store.tables import keys
 
 _ALPHABET = string.ascii_letters + string.digits
+KEY_ID = slice(3, 15)
+"""Where the id stands in a key."""
 KEY_FORM = re.compile(r"tg-([A-Za-z0-9]{12})-([A-Za-z0-9]{32})([A-Za-z0-9]{6})")
 
 

@@ -1,9 +1,9 @@
 """JSON lines on standard error: ids and numbers, never content."""
 
 import logging
-import sys
+import os
 import time
-from typing import TextIO
+from collections.abc import Callable
 
 import msgspec
 
@@ -13,10 +13,10 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 class JsonLog:
     """Writes one JSON object per line."""
 
-    def __init__(self, service: str, level: str, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, service: str, level: str, write: Callable[[bytes], object] | None = None) -> None:
         self._service = service
         self._least = _LEVELS[level]
-        self._stream = stream
+        self._write = write or _to_stderr
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, level: str, event: str, **fields: object) -> None:
@@ -24,14 +24,18 @@ class JsonLog:
         if _LEVELS[level] < self._least:
             return
         line = {"at": round(time.time(), 3), "level": level, "service": self._service, "event": event, **fields}
-        self._stream.write(self._encode(line).decode() + "\n")
-        self._stream.flush()
+        self._write(self._encode(line) + b"\n")
 
     def adopt_standard_logging(self) -> None:
         """Sends warnings and worse of the libraries through here, with their message template but not its values."""
         root = logging.getLogger()
         root.handlers = [_Bridge(self)]
         root.setLevel(logging.WARNING)
+
+
+def _to_stderr(line: bytes) -> None:
+    """One write per line: lines of several processes do not mix."""
+    os.write(2, line)
 
 
 class _Bridge(logging.Handler):

@@ -1,5 +1,7 @@
 """Prometheus metrics from the list in `names`, with children cached so that a request pays no look-up by label."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from tidegate.telemetry.names import METRICS, Metric
@@ -41,6 +43,10 @@ class Metrics:
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Adds an observation to a histogram."""
         self._child(metric, labels).observe(value)  # type: ignore[union-attr]
+
+    def watch(self, metric: Metric, value: Callable[[], float]) -> None:
+        """Makes a gauge read `value` whenever it is asked for."""
+        self._child(metric, ()).set_function(value)  # type: ignore[union-attr]
 
     def set(self, metric: Metric, value: float) -> None:
         """Sets a gauge."""

@@ -1,9 +1,11 @@
 """Traces: W3C context in, spans out, context on to the model server.
 
-Source: https://www.w3.org/TR/trace-context/ and OpenTelemetry's GenAI conventions. An unsampled request costs one
-non-recording span and no children.
+Source: https://www.w3.org/TR/trace-context/ and OpenTelemetry's GenAI conventions. An unsampled request has no span at
+all, only a header that tells the model server not to record either.
 """
 
+import os
+import random
 from collections.abc import Sequence
 
 from opentelemetry import trace
@@ -11,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
 from tidegate.telemetry import names
@@ -23,16 +25,22 @@ class Tracing:
     """Makes spans and sends them to the configured sinks; without sinks nothing is recorded."""
 
     def __init__(self, service: str, sample_ratio: float, exporters: Sequence[SpanExporter]) -> None:
-        ratio = sample_ratio if exporters else 0.0
-        self.enabled = bool(exporters)
+        self._ratio = sample_ratio if exporters else 0.0
+        self._enabled = bool(exporters)
         self._provider = TracerProvider(
-            sampler=ParentBasedTraceIdRatio(ratio),
+            sampler=ALWAYS_ON,
             resource=Resource.create({"service.name": service}),
             shutdown_on_exit=False,
         )
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
         self._tracer = self._provider.get_tracer("tidegate")
+
+    def samples(self, parent: SpanContext | None) -> bool:
+        """Whether a request is recorded: as its caller decided, else by the configured share."""
+        if parent is not None:
+            return self._enabled and bool(parent.trace_flags.sampled)
+        return random.random() < self._ratio
 
     def start(self, name: str, parent: Span | SpanContext | None, kind: SpanKind = SpanKind.INTERNAL) -> Span:
         """A new span below `parent`, or the root of a new trace; the caller ends it."""
@@ -69,6 +77,12 @@ def traceparent(span: Span) -> bytes:
     """The header that makes the next server's spans children of `span`."""
     context = span.get_span_context()
     return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
+
+
+def unsampled_traceparent() -> bytes:
+    """The header of a new trace that nobody records."""
+    ids = os.urandom(24).hex()
+    return f"00-{ids[:32]}-{ids[32:]}-00".encode()
 
 
 def fail(span: Span, code: str) -> None:

@@ -34,6 +34,22 @@ class GenerateRequest(Struct):
     mm_processor_kwargs: msgspec.Raw | UnsetType = UNSET
     media_io_kwargs: msgspec.Raw | UnsetType = UNSET
 
+    @property
+    def uses_guarded_fields(self) -> bool:
+        """Whether any field is set by which a caller would act beyond his own request."""
+        return not (
+            self.priority
+            is self.cache_salt
+            is self.kv_transfer_params
+            is self.vllm_xargs
+            is self.request_id
+            is self.session_id
+            is self.chat_template
+            is self.mm_processor_kwargs
+            is self.media_io_kwargs
+            is UNSET
+        )
+
 
 class PromptTokensDetails(Struct):
     """`usage.prompt_tokens_details`."""

@@ -40,8 +40,16 @@ def test_request_bytes_go_through_untouched(gateway: Gateway, fake: Fake) -> Non
 
 def test_only_allowed_headers_go_upstream(gateway: Gateway, fake: Fake) -> None:
     fake.forget()
-    mine = {"cookie": "a=b", "x-vllm-priority": "-1", "x-session-id": "s", "x-request-id": "mine", "x-data-parallel-rank": "1"}
-    answer = gateway.chat(headers={**mine, "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00", "tracestate": "k=v"})
+    mine = {
+        "cookie": "a=b",
+        "x-vllm-priority": "-1",
+        "x-session-id": "s",
+        "x-request-id": "mine",
+        "x-data-parallel-rank": "1",
+    }
+    answer = gateway.chat(
+        headers={**mine, "traceparent": "00-" + "a" * 32 + "-" + "b" * 16 + "-00", "tracestate": "k=v"}
+    )
     assert answer.headers["x-request-id"] == "mine"
     (seen,) = fake.seen()
     sent = dict(seen["headers"])
@@ -56,7 +64,9 @@ def test_a_strange_request_id_is_replaced(gateway: Gateway, theirs: str) -> None
     assert answer.headers["x-request-id"].startswith("req-")
 
 
-@pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer sk-123", "Basic dGc6", "Bearer tg-abcdefghijkl-" + "a" * 38])
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer sk-123", "Basic dGc6", "Bearer tg-abcdefghijkl-" + "a" * 38]
+)
 def test_without_a_good_key_nothing_is_answered(gateway: Gateway, fake: Fake, authorization: str | None) -> None:
     fake.forget()
     headers = {} if authorization is None else {"authorization": authorization}
@@ -120,7 +130,9 @@ def test_a_body_over_the_limit_is_413(own_gateway: Any) -> None:
         yield body[1500:]
 
     headers = {**small.headers, "content-type": "application/json"}
-    error_of(httpx.post(f"{small.url}/v1/chat/completions", content=pieces(), headers=headers), 413, "request_too_large")
+    error_of(
+        httpx.post(f"{small.url}/v1/chat/completions", content=pieces(), headers=headers), 413, "request_too_large"
+    )
     assert small.chat("x").status_code == 200
 
 

@@ -25,7 +25,12 @@ def screened(*choices: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_offending_choice_ends_before_the_card_and_the_other_stays() -> None:
-    first = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop", "stop_reason": None}
+    first = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "fine"},
+        "finish_reason": "stop",
+        "stop_reason": None,
+    }
     second = {
         "index": 1,
         "message": {"role": "assistant", "content": f"it is {CARD} ok"},
@@ -45,7 +50,13 @@ def test_the_offending_choice_ends_before_the_card_and_the_other_stays() -> None
 
 def test_tool_call_arguments_are_read() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "pay", "arguments": json.dumps({"card": CARD})}}
-    (got,) = screened({"index": 0, "message": {"role": "assistant", "content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"})
+    (got,) = screened(
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": None, "tool_calls": [call]},
+            "finish_reason": "tool_calls",
+        }
+    )
     assert got["finish_reason"] == "content_filter" and "tool_calls" not in got["message"]
 
 

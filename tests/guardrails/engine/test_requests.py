@@ -54,7 +54,11 @@ def test_a_clean_body_is_the_same_object() -> None:
 
 
 def test_masking_changes_only_the_digits() -> None:
-    sent = {"messages": [{"role": "user", "content": f"pay {CARD} now"}], "temperature": 0.5, "x": {"y": [1, None, True]}}
+    sent = {
+        "messages": [{"role": "user", "content": f"pay {CARD} now"}],
+        "temperature": 0.5,
+        "x": {"y": [1, None, True]},
+    }
     body, verdicts = screen_request(policy(on_input="mask"), json.dumps(sent).encode())
     got = json.loads(body)
     assert got["messages"][0]["content"] == "pay **** **** **** 1111 now"

@@ -18,7 +18,9 @@ PAN = (pan.build(pan.Config(), None),)
 
 def event(index: int = 0, finish: str | None = None, **delta: Any) -> bytes:
     choice = {"index": index, "delta": delta, "finish_reason": finish}
-    return b"data: " + json.dumps({"id": "c", "object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+    return (
+        b"data: " + json.dumps({"id": "c", "object": "chat.completion.chunk", "choices": [choice]}).encode() + b"\n\n"
+    )
 
 
 def play(events: list[bytes], choices: int = 1) -> tuple[list[bytes], StreamScreen]:
@@ -64,7 +66,10 @@ def test_a_card_cut_in_two_anywhere_never_goes_out(card: str, separator: str) ->
 def test_a_card_cut_at_any_places_never_goes_out(data: st.DataObject) -> None:
     card = data.draw(st.sampled_from(CARDS))
     form = data.draw(st.sampled_from(["", " ", "-", "."])).join(data.draw(st.sampled_from(groupings(card))))
-    before, after = data.draw(st.sampled_from(["", "no. ", "12 ", "at 10:42 "])), data.draw(st.sampled_from(["", ".", " exp", " 12"]))
+    before, after = (
+        data.draw(st.sampled_from(["", "no. ", "12 ", "at 10:42 "])),
+        data.draw(st.sampled_from(["", ".", " exp", " 12"])),
+    )
     text = before + form + after
     cuts = sorted(data.draw(st.sets(st.integers(1, len(text) - 1), max_size=len(text) - 1)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
@@ -132,7 +137,9 @@ def test_only_the_offending_choice_is_ended() -> None:
 
 
 def test_a_choice_in_a_shared_event_is_cut_out_of_it() -> None:
-    both = {"choices": [{"index": 0, "delta": {"content": "ok"}}, {"index": 1, "delta": {"content": "4111111111111111 x"}}]}
+    both = {
+        "choices": [{"index": 0, "delta": {"content": "ok"}}, {"index": 1, "delta": {"content": "4111111111111111 x"}}]
+    }
     out, _ = play([b"data: " + json.dumps(both).encode() + b"\n\n", event(0, finish="stop")], choices=2)
     assert texts(out, 0) == "ok" and texts(out, 1) == "" and reasons(out, 1) == ["content_filter"]
 

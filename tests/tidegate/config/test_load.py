@@ -28,11 +28,17 @@ def test_the_shipped_configurations_are_valid(name: str) -> None:
         ("settings:\n  gateway:\n    prot: 1\n", ":3: settings.gateway.prot: unknown key; did you mean 'port'?"),
         ("setings: {}\n", ":1: setings: unknown key; did you mean 'settings'?"),
         ("settings:\n  gateway:\n    port: high\n", ":3: settings.gateway.port: Input should be a valid integer"),
-        ("resources:\n  models:\n    - name: m\n      replicas:\n        - url: nowhere\n", ":5: resources.models.0.replicas.0.url"),
+        (
+            "resources:\n  models:\n    - name: m\n      replicas:\n        - url: nowhere\n",
+            ":5: resources.models.0.replicas.0.url",
+        ),
         ("settings:\n  gateway:\n    port: 1\n    port: 2\n", ":4: key 'port' is given twice"),
         ("settings: [\n", "not YAML"),
         ("- a\n", "expected the keys `settings` and `resources`"),
-        ("resources:\n  organisations: [{name: a, projects: [{name: p}]}]\n", "names policy 'default', which does not exist"),
+        (
+            "resources:\n  organisations: [{name: a, projects: [{name: p}]}]\n",
+            "names policy 'default', which does not exist",
+        ),
         ("resources:\n  policies: [{name: p, allow_request_fields: [modle]}]\n", "['modle'] are not guarded"),
         ("resources:\n  policies: [{name: p}, {name: p}]\n", "share a name: ['p']"),
         ("settings:\n  gateway:\n    workers: 2\n", "settings.gateway.workers"),
@@ -57,7 +63,9 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 
 def test_the_environment_overrides_one_value(tmp_path: Path) -> None:
     path = write(tmp_path, "settings:\n  gateway:\n    port: 1\n")
-    settings = load(path, {"TIDEGATE_GATEWAY__PORT": "2", "TIDEGATE_STORE__URL": "sqlite+aiosqlite:///x"}).document.settings
+    settings = load(
+        path, {"TIDEGATE_GATEWAY__PORT": "2", "TIDEGATE_STORE__URL": "sqlite+aiosqlite:///x"}
+    ).document.settings
     assert (settings.gateway.port, settings.store.url) == (2, "sqlite+aiosqlite:///x")
 
 

@@ -104,7 +104,10 @@ def test_usage_batches_are_idempotent(kind: str, tmp_path: Path) -> None:
             rows = await recent_usage(connection)
             assert len(rows) == 2 and all(row["output_tokens"] == 2 for row in rows)
             sums = await usage_by_key(connection)
-            assert [(row["outcome"], row["requests"], row["input_tokens"]) for row in sums] == [("cancelled", 1, 3), ("ok", 1, 3)]
+            assert [(row["outcome"], row["requests"], row["input_tokens"]) for row in sums] == [
+                ("cancelled", 1, 3),
+                ("ok", 1, 3),
+            ]
 
     run(kind, tmp_path, work)
 

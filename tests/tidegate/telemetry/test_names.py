@@ -24,7 +24,12 @@ def test_every_registered_name_is_used_and_no_other() -> None:
 def test_no_metric_or_attribute_is_written_as_a_literal() -> None:
     literals = [metric.name for metric in names.METRICS] + list(names.ATTRIBUTES)
     shown = ("traces.py",)  # reads what arrived
-    found = [(path.name, name) for path, text in CODE.items() for name in literals if f'"{name}"' in text and path.name not in shown]
+    found = [
+        (path.name, name)
+        for path, text in CODE.items()
+        for name in literals
+        if f'"{name}"' in text and path.name not in shown
+    ]
     assert found == []
 
 

@@ -1,0 +1,53 @@
+"""Time limits at no cost per request: one coarse timer looks at everything that has a limit.
+
+A timer of its own for every wait would cost more than many a stage of a request; limits here are late by `PERIOD_S` at
+most, which no limit of a gateway minds.
+"""
+
+import asyncio
+from typing import Protocol
+
+PERIOD_S = 0.1
+
+
+class Limited(Protocol):
+    """Something that may run out of time."""
+
+    due: float
+    """Loop time at which it is overdue."""
+
+    def overdue(self, now: float) -> None:
+        """Called once `due` has passed, again and again until it is removed or `due` is moved."""
+        ...
+
+
+class Deadlines:
+    """Watches what is added until it is removed; the timer runs only while there is something to watch."""
+
+    def __init__(self) -> None:
+        self._watched: set[Limited] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, limited: Limited) -> None:
+        """Begins to watch; `limited.due` must be set."""
+        self._watched.add(limited)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self._look)
+
+    def remove(self, limited: Limited) -> None:
+        """Stops watching; harmless if it is not watched."""
+        self._watched.discard(limited)
+
+    def close(self) -> None:
+        """Stops the timer."""
+        self._watched.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for limited in [item for item in self._watched if item.due <= now]:
+            limited.overdue(now)
+        self._timer = loop.call_later(PERIOD_S, self._look) if self._watched else None
