@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ async def run(settings: Settings, log: JsonLog) -> None:
             gateway, options.host, options.port, settings, limit_concurrency=options.max_connections
         )
         management_server = _server(management, options.management_host, options.management_port, settings)
+        gc.collect()
+        gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
         _stop_on_signal(gateway, public_server, management_server)
         log.write("info", "serving", public=f"{options.host}:{options.port}", management_port=options.management_port)
         management_task = asyncio.ensure_future(management_server.serve())
