@@ -58,7 +58,7 @@ format: .venv/ready ## Format the code
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: .venv/ready ## Regenerate what is generated: the schema, the README's tables
-	@$(BIN)/tidegate schema > docs/tidegate.schema.json && $(BIN)/python -m benchmarks.readme
+	@$(BIN)/tidegate schema > docs/tidegate.schema.json && $(BIN)/python -m benchmarks.readme && $(BIN)/python -m benchmarks.pan
 
 lock: ## Compile the lock files anew (needs uv)
 	@for name in gateway dev; do uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes \

@@ -13,7 +13,8 @@ def table() -> str:
     result: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / "overhead.json").read_text())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        f"{result['date']} · {result['machine']} · {result['store']} · medians of {result['rounds']} interleaved rounds · {versions}",
+        f"{result['date']} · {result['machine']} · {result['store']} · medians of {result['rounds']} interleaved rounds",
+        f"· {versions}",
         "",
         "| mode | connections | system | CPU µs per request | CPU µs per chunk | added p50 ms | added p99 ms | resident MB |",
         "|---|---:|---|---:|---:|---:|---:|---:|",
@@ -31,10 +32,15 @@ def table() -> str:
 
 def write_table() -> None:
     """Puts the table between its marks in the README."""
+    put(BEGIN, END, table())
+
+
+def put(begin: str, end: str, text: str) -> None:
+    """Puts `text` between two marks in the README."""
     readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    before, _, rest = readme.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A finding is a run of 12 to 19 digits in an issuer's range and of that issuer's length whose Luhn check holds. Digits may
 be separated by up to three spaces, dashes or dots. Standing alone, a number is found in any grouping; inside a longer row
-of numbers only one unbroken group, or groups as cards print them, count. UUIDs and decimal fractions are passed over.
+of numbers only one unbroken group, or groups as cards print them, count. UUIDs, decimal fractions and IBANs (whose own
+check digits must hold) are passed over.
 """
 
 import re
@@ -24,6 +25,11 @@ _OPEN_TAIL = re.compile(rf"{_SEPARATOR}{{0,3}}\Z")
 _GROUP = re.compile(r"\d+")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
 _FRACTION = re.compile(r"(?<![\d.])\d{1,3}\.\d+(?!\.?\d)")
+_IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?(?![0-9A-Za-z])")
+_UNFINISHED = re.compile(
+    r"(?<![0-9A-Za-z])(?:[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){0,7}(?: ?[0-9A-Z]{0,4})?"
+    r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){0,3}[0-9A-Fa-f]{0,12})\Z"
+)  # the end of a text that may yet become an IBAN or a UUID: 42 characters at most
 _CONTEXT_CHARS = 64  # enough to see a UUID or a whole number to the left of the text that is still open
 
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
@@ -105,12 +111,19 @@ class CardNumbers:
         blank = _blanked(text)
         findings: list[Span] = []
         open_from, keep_from = length, length - _CONTEXT_CHARS
+        unfinished = None if final else _UNFINISHED.search(blank)
+        undecided_from = length if unfinished is None else unfinished.start()
         for chain in _CHAIN.finditer(blank):
+            if chain.end() > undecided_from:
+                open_from = min(open_from, max(chain.start(), undecided_from))
+                keep_from = min(keep_from, open_from - 2 * _CONTEXT_CHARS)
+                if chain.start() >= undecided_from:
+                    continue
             growing = not final and _OPEN_TAIL.match(blank, chain.end()) is not None
             groups = [(match.start(), match.end()) for match in _GROUP.finditer(blank, chain.start(), chain.end())]
             findings += _in_chain(blank, groups, growing=growing, last_open=chain.end() == length)
             if growing:
-                open_from = _open_from(groups)
+                open_from = min(open_from, _open_from(groups))
                 keep_from = min(keep_from, open_from - 2 * _CONTEXT_CHARS)
             elif chain.start() < keep_from < chain.end():
                 keep_from = chain.end()  # never leave half a number behind, it would be read as another
@@ -163,7 +176,13 @@ def _blanked(text: str) -> str:
     """`text` with UUIDs and decimal fractions replaced, character for character, by what is no digit."""
     for pattern in (_UUID, _FRACTION):
         text = pattern.sub(lambda match: "x" * len(match[0]), text)
-    return text
+    return _IBAN.sub(lambda match: "x" * len(match[0]) if _is_iban(match[0]) else match[0], text)
+
+
+def _is_iban(text: str) -> bool:
+    """ISO 13616: moved to the end and read in base 36, country and check digits leave 1 modulo 97."""
+    compact = text.replace(" ", "")
+    return int("".join(str(int(char, 36)) for char in compact[4:] + compact[:4])) % 97 == 1
 
 
 def _in_chain(text: str, groups: list[tuple[int, int]], *, growing: bool, last_open: bool) -> list[Span]:

@@ -21,7 +21,7 @@ from tidegate import plugins
 from tidegate.config.load import Document, Loaded, load, plugin_specs, redacted
 from tidegate.errors import ConfigError, OperatorError, UnknownPlugin
 from tidegate.local.journeys import walk
-from tidegate.local.stack import Running, Stack, read_running
+from tidegate.local.stack import Running, Stack, up_file
 from tidegate.local.steps import Steps
 from tidegate.local.traces import as_tree, read_trace
 from tidegate.store.database import Database
@@ -241,10 +241,7 @@ def _make_pepper(path: Path) -> bool:
 
 
 def _running() -> Running:
-    running = read_running()
-    if running is None:
-        raise ConfigError("nothing is running here; start it with `tidegate up`")
-    return running
+    return Running.read(up_file())
 
 
 def _say_where(running: Running, failed: list[str]) -> None:

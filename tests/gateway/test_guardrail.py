@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from tidegate.errors import UnknownPlugin
-
 from tests.stand import Fake, Gateway, chat_chunk, events_of, json_steps, said, sse, stream_steps
+from tidegate.errors import UnknownPlugin
 
 CARD = "4111 1111 1111 1111"
 

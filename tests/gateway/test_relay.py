@@ -59,8 +59,8 @@ def test_usage_is_measured_but_sent_only_if_asked_for(gateway: Gateway, fake: Fa
 
 @pytest.mark.parametrize("options", ["null", '{"include_usage":false}', '{"continuous_usage_stats":false}'])
 def test_usage_is_measured_whatever_stream_options_say(gateway: Gateway, options: str) -> None:
-    raw = '{"model":"m","stream":true,"max_tokens":2,"stream_options":%s,"messages":[]}' % options
-    answer = gateway.post(raw.encode())
+    raw = b'{"model":"m","stream":true,"max_tokens":2,"stream_options":%s,"messages":[]}'
+    answer = gateway.post(raw % options.encode())
     assert "usage" not in answer.text
     assert gateway.usage_of(answer.headers["x-tidegate-request-id"])["usage_source"] == "reported"
 

@@ -98,6 +98,18 @@ def test_uuids_pass() -> None:
     assert found("41111111-1111-4111-8111-411111111111") == []
 
 
+def test_ibans_pass_if_their_own_check_digits_hold() -> None:
+    for iban in (
+        "DE89370400440532013000",
+        "GB29NWBK60161331926819",
+        "FR1420041010050500013M02606",
+        "IT60X0542811101000000123456",
+    ):
+        grouped = " ".join(iban[at : at + 4] for at in range(0, len(iban), 4))
+        assert found(f"to {iban}, or {grouped}.") == []
+    assert found("DE00 4111 1111 1111 1111 00") == ["4111 1111 1111 1111"]
+
+
 def test_false_positives_are_far_fewer_than_luhn_alone() -> None:
     random_source = random.Random(1)
     runs = ["".join(random_source.choices("0123456789", k=random_source.randint(12, 19))) for _ in range(10_000)]

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.stand import free_port
@@ -30,7 +30,9 @@ class OwnPostgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         found = shutil.which(program) or str(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))[-1])
-        subprocess.run([*self._as, found, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+        subprocess.run(
+            [*self._as, found, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60
+        )
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._data} -c fsync=off"
@@ -51,7 +53,5 @@ def own_postgres(folder: Path) -> Iterator[OwnPostgres]:
     try:
         yield made
     finally:
-        try:
+        with suppress(subprocess.CalledProcessError):  # the test has stopped it
             made.stop()
-        except subprocess.CalledProcessError:
-            pass  # the test has stopped it

@@ -31,7 +31,9 @@ def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
         runner.run(context.__aexit__(None, None, None))
 
 
-def test_a_killed_gateway_leaves_one_interrupted_row_per_running_request(own_gateway: Any, fake: Fake, store_url: str | None) -> None:
+def test_a_killed_gateway_leaves_one_interrupted_row_per_running_request(
+    own_gateway: Any, fake: Fake, store_url: str | None
+) -> None:
     gateway: Gateway = own_gateway(store_url=store_url)
     done = gateway.chat(max_tokens=2).headers["x-tidegate-request-id"]
     with gateway.open_stream(max_tokens=100, fake_pace_ms=50) as stream:
@@ -46,7 +48,9 @@ def test_a_killed_gateway_leaves_one_interrupted_row_per_running_request(own_gat
     assert gateway.log_lines("recovered")[-1]["interrupted"] == 1
 
 
-def test_exactly_one_row_per_admitted_request_whenever_the_gateway_is_killed(own_gateway: Any, fake: Fake, store_url: str | None) -> None:
+def test_exactly_one_row_per_admitted_request_whenever_the_gateway_is_killed(
+    own_gateway: Any, fake: Fake, store_url: str | None
+) -> None:
     gateway: Gateway = own_gateway(store_url=store_url)
     fake.forget()
     finished: list[str] = []
@@ -55,9 +59,17 @@ def test_exactly_one_row_per_admitted_request_whenever_the_gateway_is_killed(own
     def call(seed: int) -> None:
         source = random.Random(seed)
         while not stop.is_set():
-            body = {"model": "m", "messages": [], "max_tokens": 3, "stream": source.random() < 0.5, "fake_pace_ms": source.choice([0, 0, 5, 60])}
+            body = {
+                "model": "m",
+                "messages": [],
+                "max_tokens": 3,
+                "stream": source.random() < 0.5,
+                "fake_pace_ms": source.choice([0, 0, 5, 60]),
+            }
             try:
-                answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=10)
+                answer = httpx.post(
+                    f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=10
+                )
                 finished.append(answer.headers["x-tidegate-request-id"])
             except httpx.TransportError:
                 time.sleep(0.05)
@@ -94,7 +106,12 @@ def test_a_database_that_is_away_stops_no_request_and_loses_no_row(own_gateway: 
         assert gateway.chat(max_tokens=1).status_code == 200
         postgres.stop()
         ids = [gateway.chat(max_tokens=1).headers["x-tidegate-request-id"] for _ in range(20)]
-        wait_until(lambda: any("errors_total" in name and value for name, value in gateway.metrics().items() if "ship" in name), 10)
+        wait_until(
+            lambda: any(
+                "errors_total" in name and value for name, value in gateway.metrics().items() if "ship" in name
+            ),
+            10,
+        )
         assert gateway.chat(max_tokens=1).status_code == 200
         assert httpx.get(f"{gateway.url}/readyz").status_code == 200
         postgres.start()
@@ -109,7 +126,9 @@ def test_a_second_gateway_cannot_take_the_same_journal(own_gateway: Any) -> None
     import sys
 
     env = {"TIDEGATE_GATEWAY__PORT": str(free_port()), "TIDEGATE_GATEWAY__MANAGEMENT_PORT": str(free_port())}
-    second = Process([sys.executable, "-m", "gateway", "--config", str(gateway.config)], gateway.folder / "second.log", env)
+    second = Process(
+        [sys.executable, "-m", "gateway", "--config", str(gateway.config)], gateway.folder / "second.log", env
+    )
     assert second.popen.wait(20) == 1
     assert "belongs to another running gateway" in second.text()
 

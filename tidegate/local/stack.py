@@ -23,13 +23,12 @@ from tidegate.store.keys import create_key, read_pepper
 from tidegate.store.resources import apply_resources
 
 STATE = Path(".tidegate")
-RUNNING = STATE / "run" / "up.json"
 _KEY_DAYS = 1.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """What a client of the running stack must know; written to `.tidegate/run/up.json`, readable by the owner only."""
+    """What a client of the running stack must know; written to `up_file()`, readable by the owner only."""
 
     base_url: str
     management_url: str
@@ -38,6 +37,18 @@ class Running:
     model: str
     spans_file: str
     pids: dict[str, int]
+
+    @classmethod
+    def read(cls, path: Path) -> "Running":
+        """What `tidegate up` wrote to `path`.
+
+        Raises:
+            ConfigError: nothing is running.
+        """
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError("nothing is running here; start it with `tidegate up`") from error
 
     def environ(self) -> dict[str, str]:
         """As the environment of a journey; the first two are what the official client reads."""
@@ -81,7 +92,7 @@ class Stack:
             yield self._start()
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave anything behind
-            RUNNING.unlink(missing_ok=True)
+            up_file().unlink(missing_ok=True)
             if self.parts:
                 with self._steps.step("Stopping"):
                     stop_all(self.parts)
@@ -132,7 +143,7 @@ class Stack:
             spans_file=str(spans_file),
             pids={part.name: part.pid for part in self.parts},
         )
-        with os.fdopen(os.open(RUNNING, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(os.open(up_file(), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(asdict(running), file)
         return running
 
@@ -208,9 +219,6 @@ class Stack:
         return key.key_id, key.token
 
 
-def read_running() -> Running | None:
-    """What `tidegate up` wrote, if it is running."""
-    try:
-        return Running(**json.loads(RUNNING.read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def up_file() -> Path:
+    """Where `tidegate up` says what runs; TIDEGATE_UP_FILE moves it."""
+    return Path(os.environ.get("TIDEGATE_UP_FILE", STATE / "run" / "up.json"))

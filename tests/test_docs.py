@@ -1,0 +1,68 @@
+"""What is generated is fresh, what is documented is true."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import pan, readme
+from tidegate.config import resources
+from tidegate.config.load import Document
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_schema_is_fresh() -> None:
+    assert json.loads((ROOT / "docs" / "tidegate.schema.json").read_text()) == Document.model_json_schema()
+
+
+def test_the_readme_tables_are_generated_from_the_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert readme.table() in text
+    assert pan.table() in text
+
+
+def test_every_setting_says_what_it_is() -> None:
+    schema = Document.model_json_schema()
+    silent = [
+        f"{name}.{key}"
+        for name, model in schema["$defs"].items()
+        if name.endswith("Settings") and name != "Settings"
+        for key, field in model["properties"].items()
+        if not field.get("description")
+    ]
+    assert silent == []
+
+
+def test_every_guarded_field_is_documented() -> None:
+    for page in ("docs/configuration.md", "SECURITY.md"):
+        text = (ROOT / page).read_text()
+        assert all(f"`{name}`" in text for name in resources.GUARDED_FIELDS), page
+
+
+def test_links_inside_the_project_lead_somewhere() -> None:
+    broken = []
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("g*/**/README.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def test_adr_numbers_are_unique_and_in_order() -> None:
+    numbers = [int(path.name[:4]) for path in sorted((ROOT / "docs" / "adr").glob("*.md"))]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_make_help_lists_every_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", text, re.MULTILINE))
+    documented = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert targets == documented and len(targets) <= 20
+
+
+def test_the_command_line_says_what_it_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "tidegate.cli", "--help"], capture_output=True, text=True, check=True)
+    for command in ("init", "check", "schema", "apply", "serve", "up", "journeys", "trace", "usage", "keys"):
+        assert command in done.stdout
