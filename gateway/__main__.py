@@ -50,9 +50,7 @@ async def run(settings: Settings, log: JsonLog) -> None:
     """
     async with build(settings, log) as (gateway, management):
         options = settings.gateway
-        public_server = _server(
-            gateway, options.host, options.port, settings, limit_concurrency=options.max_connections
-        )
+        public_server = _server(gateway, options.host, options.port, settings)
         management_server = _server(management, options.management_host, options.management_port, settings)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
@@ -69,7 +67,7 @@ async def run(settings: Settings, log: JsonLog) -> None:
             )
 
 
-def _server(app: Any, host: str, port: int, settings: Settings, **more: Any) -> _Server:
+def _server(app: Any, host: str, port: int, settings: Settings) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -85,7 +83,6 @@ def _server(app: Any, host: str, port: int, settings: Settings, **more: Any) -> 
             server_header=False,
             timeout_keep_alive=settings.gateway.keep_alive_s,
             timeout_graceful_shutdown=settings.gateway.shutdown_grace_s,
-            **more,
         )
     )
 

@@ -38,7 +38,7 @@ from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, StoreError
+from tidegate.errors import MethodNotAllowed, Overloaded, StoreError
 from tidegate.store.database import Database
 from tidegate.store.keys import read_pepper
 from tidegate.telemetry.logs import JsonLog
@@ -51,8 +51,11 @@ HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation 
 class Gateway:
     """The ASGI application of the public port."""
 
-    def __init__(self, source: SnapshotSource, pipeline: Pipeline, pepper: bytes, log: JsonLog) -> None:
+    def __init__(
+        self, source: SnapshotSource, pipeline: Pipeline, pepper: bytes, log: JsonLog, *, max_inflight: int
+    ) -> None:
         self._source = source
+        self._max_inflight = max_inflight
         self.pipeline = pipeline
         self.http = build_http(source, pepper, self.serve_hot, log)
         self.http.state.not_ready = self.not_ready
@@ -68,8 +71,12 @@ class Gateway:
     async def serve_hot(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of a hot path."""
         if scope["method"] != "POST":
-            error = MethodNotAllowed(f"{scope['method']} is not allowed here; allowed: POST.", allow="POST")
-            await answer(error)(scope, receive, _with_id(scope, send))
+            wrong = MethodNotAllowed(f"{scope['method']} is not allowed here; allowed: POST.", allow="POST")
+            await answer(wrong)(scope, receive, _with_id(scope, send))
+            return
+        if len(self.pipeline.inflight) >= self._max_inflight:
+            full = Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
+            await answer(full)(scope, receive, _with_id(scope, send))
             return
         await self.pipeline.run(Exchange(scope, receive, send, self._source.current, HOT_PATHS[scope["path"]]))
 
@@ -115,7 +122,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
             metrics=metrics,
             log=log,
         )
-        gateway = Gateway(source, pipeline, pepper, log)
+        gateway = Gateway(source, pipeline, pepper, log, max_inflight=settings.gateway.max_inflight_requests)
         background = [asyncio.ensure_future(source.watch()), asyncio.ensure_future(shipper.run())]
         try:
             yield gateway, _management(gateway, metrics)

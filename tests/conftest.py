@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.stand import Fake, Gateway
+
+settings.register_profile("tidegate", deadline=None)  # machines are noisy; time is no property of these
+settings.load_profile("tidegate")
 
 _LOOPBACK = ("127.", "::1", "localhost")
 

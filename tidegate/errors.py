@@ -17,6 +17,7 @@ TidegateError
 │   ├── UpstreamUnavailable     503, nothing was generated
 │   ├── UpstreamBroken          502, the answer cannot be used
 │   └── UpstreamTimeout         504
+├── Overloaded                  503, this process has no room
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
     ├── ConfigError
@@ -189,6 +190,20 @@ class UpstreamTimeout(UpstreamError):
 
     status = 504
     code = "upstream_timeout"
+
+
+class Overloaded(TidegateError):
+    """This gateway process has no room; another, or a second later, may."""
+
+    status = 503
+    code = "overloaded"
+    retryable = True
+    log_level = "warning"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Adds `retry-after`."""
+        return [*super().headers, ("retry-after", "1")]
 
 
 class ClientGone(TidegateError):

@@ -32,7 +32,7 @@ def test_separators_do_not_hide_a_card(card: str, separator: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_grouping_is_found_when_the_number_stands_alone(data: st.DataObject) -> None:
     card = data.draw(st.sampled_from(CARDS))
     cuts = sorted(data.draw(st.sets(st.integers(4, len(card) - 1), max_size=6)))
@@ -126,7 +126,7 @@ def test_mask_keeps_the_last_four_digits_and_the_form() -> None:
 
 
 @given(st.text(alphabet="0123456789 .-abc:/\n", max_size=120))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_cheap_test_on_raw_bytes_never_misses(text: str) -> None:
     import json
 

@@ -46,7 +46,7 @@ class GatewaySettings(Section):
     )
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
-    max_connections: int = Field(4096, ge=1, description="Connections and tasks at once; beyond it the answer is 503")
+    max_inflight_requests: int = Field(4096, ge=1, description="Requests at once; beyond it the answer is 503")
     shutdown_grace_s: int = Field(30, ge=0, description="Time running requests have to finish after SIGTERM")
 
 

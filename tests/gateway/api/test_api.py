@@ -1,5 +1,6 @@
 """The public API: errors in OpenAI's shape everywhere, ids in and out, models by rights, one table of paths."""
 
+import socket
 import time
 from typing import Any
 
@@ -227,3 +228,20 @@ def test_concurrency_is_limited_and_given_back(own_gateway: Any) -> None:
     deadline = time.monotonic() + 2
     while tight.chat(max_tokens=1).status_code != 200:
         assert time.monotonic() < deadline
+
+
+def test_a_full_gateway_says_so(own_gateway: Any) -> None:
+    full = own_gateway(settings={"gateway": {"max_inflight_requests": 1}})
+    with full.open_stream(max_tokens=50, fake_pace_ms=50):
+        answer = full.chat()
+        error_of(answer, 503, "overloaded")
+        assert answer.headers["retry-after"] == "1"
+
+
+def test_a_body_that_does_not_arrive_is_408(own_gateway: Any) -> None:
+    hasty = own_gateway(settings={"gateway": {"body_timeout_s": 0.3}})
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as slow:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {hasty.key}\r\n"
+        slow.sendall(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
+        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    assert hasty.chat(max_tokens=1).status_code == 200

@@ -62,7 +62,7 @@ def test_a_card_cut_in_two_anywhere_never_goes_out(card: str, separator: str) ->
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_card_cut_at_any_places_never_goes_out(data: st.DataObject) -> None:
     card = data.draw(st.sampled_from(CARDS))
     form = data.draw(st.sampled_from(["", " ", "-", "."])).join(data.draw(st.sampled_from(groupings(card))))
@@ -85,7 +85,7 @@ def test_a_card_cut_at_any_places_never_goes_out(data: st.DataObject) -> None:
 
 
 @given(st.lists(st.text(alphabet="ab 12,.", max_size=6), max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_holds_no_card_goes_out_byte_for_byte(pieces: list[str]) -> None:
     if PAN[0].scan("".join(pieces), final=True).findings:
         return
