@@ -45,6 +45,9 @@ from tidegate.types import Outcome
 from tidegate.wire.openai import GenerateRequest, decode_fields, decode_request, encode
 
 
+_LARGE_BYTES = 131_072
+
+
 class Pipeline:
     """Takes a request from its headers to its usage row. Built once by `app.py`; holds no request's state."""
 
@@ -81,7 +84,7 @@ class Pipeline:
             self.authenticate(exchange)
             await self.read(exchange)
             self.admit(exchange)
-            self.screen_input(exchange)
+            await self.screen_input(exchange)
             self.reserve(exchange)
             self.begin(exchange)
             await self.dispatch(exchange)
@@ -158,7 +161,7 @@ class Pipeline:
             _check_guarded_fields(request, policy)
         check_media(policy, exchange.body)
 
-    def screen_input(self, exchange: Exchange) -> None:
+    async def screen_input(self, exchange: Exchange) -> None:
         """The policy's guardrails on what the caller sends: pass, mask or refuse."""
         policy = exchange.policy
         if policy is None or not policy.inputs:
@@ -168,7 +171,10 @@ class Pipeline:
             span = self._tracing.start(names.SPAN_SCREEN_INPUT, exchange.span)
         try:
             _refuse_token_prompt(exchange.request)
-            exchange.body, exchange.verdicts = screen_request(policy, exchange.body)
+            if len(exchange.body) < _LARGE_BYTES:
+                exchange.body, exchange.verdicts = screen_request(policy, exchange.body)
+            else:  # other requests go on meanwhile
+                exchange.body, exchange.verdicts = await asyncio.to_thread(screen_request, policy, exchange.body)
         except Refused as error:
             exchange.verdicts = list(error.verdicts)
             raise

@@ -18,6 +18,7 @@ from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.openai import Chunk, WireUsage, decode_answer, decode_any, decode_chunk
 from tidegate.wire.sse import DONE, Splitter, data_of
 
+_LARGE_BYTES = 131_072
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
@@ -62,7 +63,10 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
     if exchange.policy is not None and exchange.policy.outputs:
-        body, verdicts = screen_answer(exchange.policy, body)
+        if len(body) < _LARGE_BYTES:
+            body, verdicts = screen_answer(exchange.policy, body)
+        else:  # other requests go on meanwhile
+            body, verdicts = await asyncio.to_thread(screen_answer, exchange.policy, body)
         if verdicts:
             exchange.verdicts += verdicts
             exchange.outcome = Outcome.FILTERED

@@ -71,6 +71,8 @@ _PRINTED = frozenset(
     | {(4, 5, 6), (6, 13), (4, 4, 4), (4, 4, 4, 1), (4, 4, 4, 2), (4, 4, 4, 3), (8, 8), (6, 4, 5), (6, 10)}
 )
 """Groupings that cards and forms print; the only ones that count inside a longer row of numbers."""
+_FIRST_GROUPS = frozenset(shape[0] for shape in _PRINTED)
+_MOST_GROUPS = max(map(len, _PRINTED))
 
 
 class Config(BaseModel):
@@ -194,7 +196,11 @@ def _in_chain(text: str, groups: list[tuple[int, int]], *, growing: bool, last_o
     found: list[Span] = []
     first = 0
     while first < closed:
-        last = _window(text, groups[first:closed], sizes[first:closed])
+        if sizes[first] < MIN_DIGITS and sizes[first] not in _FIRST_GROUPS:
+            first += 1
+            continue
+        end = min(closed, first + _MOST_GROUPS)
+        last = _window(text, groups[first:end], sizes[first:end])
         if last is None:
             first += 1
         else:

@@ -1,6 +1,8 @@
 """Guardrails through the gateway's door: in the prompt, in whole answers, in streams, per choice."""
 
 import json
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -123,3 +125,17 @@ def test_a_policy_without_guardrails_lets_everything_by(own_gateway: Any, fake: 
 def test_a_guardrail_that_does_not_exist_stops_start_up(own_gateway: Any) -> None:
     with pytest.raises(UnknownPlugin, match="unknown guardrail type 'pam'; did you mean 'pan'"):
         own_gateway(policies=[{"name": "default", "guardrails": [{"type": "pam"}]}])
+
+
+def test_a_huge_request_full_of_numbers_holds_nobody_up(own_gateway: Any) -> None:
+    gateway = own_gateway()
+    done: list[int] = []
+    huge = threading.Thread(target=lambda: done.append(gateway.chat("1234 " * 600_000, max_tokens=1).status_code))
+    huge.start()
+    waits = []
+    while huge.is_alive():
+        began = time.monotonic()
+        assert gateway.chat(max_tokens=1).status_code == 200
+        waits.append(time.monotonic() - began)
+    assert done == [200] and len(waits) > 3
+    assert sorted(waits)[len(waits) // 2] < 1.0

@@ -245,3 +245,24 @@ def test_a_body_that_does_not_arrive_is_408(own_gateway: Any) -> None:
         slow.sendall(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
     assert hasty.chat(max_tokens=1).status_code == 200
+
+
+def test_the_database_is_the_truth_while_serving(own_gateway: Any, fake: Fake) -> None:
+    gateway = own_gateway()
+    error_of(gateway.chat(model="second"), 404, "model_not_found")
+    text = gateway.config.read_text()
+    gateway.config.write_text(text.replace("models:\n  - name: m\n", "models:\n  - name: second\n"))
+    assert gateway.chat(model="m", max_tokens=1).status_code == 200  # the file alone changes nothing
+    told = gateway.cli("apply")
+    assert "added model 'second'" in told and "removed model 'm'" in told
+    deadline = time.monotonic() + 3
+    while gateway.chat(model="second", max_tokens=1).status_code != 200:
+        assert time.monotonic() < deadline
+    error_of(gateway.chat(model="m"), 404, "model_not_found")
+
+
+def test_a_policy_may_allow_media_urls(own_gateway: Any) -> None:
+    open_gateway = own_gateway(policies=[{"name": "default", "allow_media_schemes": ["data", "https"]}])
+    for url, status in (("https://example.org/x.png", 200), ("http://example.org/x.png", 400)):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        assert open_gateway.post({"model": "m", "messages": [{"role": "user", "content": [part]}]}).status_code == status
