@@ -35,7 +35,7 @@ from tests.stand import Process, free_port, wait_until
 from tests.tidegate.store.databases import postgres_database
 from tidegate.config.load import load
 from tidegate.store.database import Database
-from tidegate.store.keys import create_key
+from tidegate.store.keys import Pepper, create_key
 from tidegate.store.resources import apply_resources
 from tidegate.store.usage import usage_by_key
 
@@ -155,7 +155,7 @@ async def prepare(config: Path, organisation: str, project: str) -> str:
     await database.migrate()
     async with database.transaction() as connection:
         await apply_resources(connection, document.resources)
-        key = await create_key(connection, PEPPER, organisation, project, name="benchmark")
+        key = await create_key(connection, Pepper(PEPPER), organisation, project, name="benchmark")
     await database.close()
     return key.token
 

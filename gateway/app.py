@@ -40,7 +40,7 @@ from tidegate import plugins
 from tidegate.config.settings import Settings
 from tidegate.errors import MethodNotAllowed, Overloaded, StoreError
 from tidegate.store.database import Database
-from tidegate.store.keys import read_pepper
+from tidegate.store.keys import Pepper, read_pepper
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
@@ -52,7 +52,7 @@ class Gateway:
     """The ASGI application of the public port."""
 
     def __init__(
-        self, source: SnapshotSource, pipeline: Pipeline, pepper: bytes, log: JsonLog, *, max_inflight: int
+        self, source: SnapshotSource, pipeline: Pipeline, pepper: Pepper, log: JsonLog, *, max_inflight: int
     ) -> None:
         self._source = source
         self._max_inflight = max_inflight

@@ -37,13 +37,13 @@ from tidegate.errors import (
     render,
     render_event,
 )
+from tidegate.store.keys import Pepper
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
 from tidegate.wire.openai import GenerateRequest, decode_fields, decode_request, encode
-
 
 _LARGE_BYTES = 131_072
 
@@ -54,7 +54,7 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - the composition root passes everything in
         self,
         settings: Settings,
-        pepper: bytes,
+        pepper: Pepper,
         *,
         limits: MemoryLimits,
         selector: Selector,

@@ -16,6 +16,7 @@ from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamBroken, UpstreamError
 from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.openai import Chunk, WireUsage, decode_answer, decode_any, decode_chunk
+from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, Splitter, data_of
 
 _LARGE_BYTES = 131_072
@@ -126,13 +127,14 @@ async def _await_end(connection: Connection, *, wanted: bool) -> None:
 class _Stream:
     """One stream's events on their way; `done` after `[DONE]`, `cut` if a guardrail ended it before."""
 
-    __slots__ = ("_exchange", "_screen", "cut", "done")
+    __slots__ = ("_exchange", "_screen", "_shape", "cut", "done")
 
     def __init__(self, exchange: Exchange) -> None:
         policy, request = exchange.policy, exchange.request
         choices = (request.n if request else 1) or 1
         self._exchange = exchange
         self._screen = StreamScreen(policy.outputs, choices) if policy and policy.outputs else None
+        self._shape: EventShape | None = None
         self.done = False
         self.cut = False
 
@@ -142,6 +144,9 @@ class _Stream:
         Raises:
             UpstreamBroken: an event that cannot be read.
         """
+        if self._is_usual(event):
+            out.append(event)
+            return
         data = data_of(event)
         if not data:
             out.append(event)  # a comment or keep-alive
@@ -157,6 +162,8 @@ class _Stream:
         if chunk.error is not UNSET:
             raise UpstreamError("the model server reported an error in the middle of its stream")
         self._note(chunk)
+        if self._shape is None and len(chunk.choices) == 1:
+            self._shape = shape_of(event, chunk)
         if not chunk.choices and chunk.usage is not None and not exchange.asked_for_usage:
             return  # we asked for it, the caller did not
         if screen is None:
@@ -166,6 +173,17 @@ class _Stream:
         if screen.ended:
             self.cut = True
             self._finish(out, DONE)
+
+    def _is_usual(self, event: bytes) -> bool:
+        """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
+        shape, screen = self._shape, self._screen
+        text = None if shape is None else shape.text_of(event)
+        if shape is None or text is None:
+            return False
+        if screen is not None and not screen.pass_text(shape.index, shape.path, text):
+            return False
+        self._exchange.pieces += 1
+        return True
 
     def _note(self, chunk: Chunk) -> None:
         exchange = self._exchange

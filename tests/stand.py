@@ -20,7 +20,7 @@ from guardrails.engine.policy import build_policy
 from tidegate.config.load import load
 from tidegate.config.settings import StoreSettings
 from tidegate.store.database import Database
-from tidegate.store.keys import create_key
+from tidegate.store.keys import Pepper, create_key
 from tidegate.store.resources import apply_resources
 from tidegate.store.usage import recent_usage
 
@@ -227,7 +227,7 @@ class Gateway:
         async def make() -> str:
             database = Database(StoreSettings(url=self.store_url))
             async with database.transaction() as connection:
-                key = await create_key(connection, PEPPER, "acme", project, name="test")
+                key = await create_key(connection, Pepper(PEPPER), "acme", project, name="test")
             await database.close()
             return key.token
 

@@ -15,12 +15,13 @@ from gateway.auth.api_keys import authenticate
 from gateway.snapshot import SnapshotSource
 from tidegate import __version__
 from tidegate.errors import InvalidRequest, MethodNotAllowed, NotFound, TidegateError, render
+from tidegate.store.keys import Pepper
 from tidegate.telemetry.logs import JsonLog
 
 HotHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def build_http(source: SnapshotSource, pepper: bytes, hot: HotHandler, log: JsonLog) -> FastAPI:
+def build_http(source: SnapshotSource, pepper: Pepper, hot: HotHandler, log: JsonLog) -> FastAPI:
     """The FastAPI side of the gateway; `hot` serves the hot paths when they are reached through it."""
     app = FastAPI(
         title="Tidegate",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidegate.errors import Unauthenticated
-from tidegate.store.keys import KEY_ID, digest, key_id_of
+from tidegate.store.keys import KEY_ID, Pepper, key_id_of
 from tidegate.types import Principal
 
 _NOBODY = "0" * 64
@@ -21,7 +21,7 @@ class KnownKey:
     principal: Principal
 
 
-def authenticate(header: bytes | None, known: Mapping[str, KnownKey], pepper: bytes) -> Principal:
+def authenticate(header: bytes | None, known: Mapping[str, KnownKey], pepper: Pepper) -> Principal:
     """The principal of the bearer key; comparison takes the same time whether the id exists or not.
 
     Raises:
@@ -34,7 +34,7 @@ def authenticate(header: bytes | None, known: Mapping[str, KnownKey], pepper: by
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("The authorization header must read `Bearer tg-…`.")
     key = known.get(token[KEY_ID])
-    same = hmac.compare_digest(key.digest if key else _NOBODY, digest(token, pepper))
+    same = hmac.compare_digest(key.digest if key else _NOBODY, pepper.digest(token))
     if key is None or not same or (key.expires_at is not None and key.expires_at < time.time()):
         if key_id_of(token) is None:
             raise Unauthenticated("This is not a complete Tidegate API key; its checksum does not fit.")

@@ -17,6 +17,9 @@ import msgspec
 
 from tidegate.errors import OperatorError
 
+BEGIN, END = b"b", b"e"
+"""First byte of a line."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -66,11 +69,11 @@ class Journal:
         """A request is about to be dispatched; `row` holds the usage columns known so far."""
         self._open[request_id] = self.segment
         self._open_in[self.segment] += 1
-        self._write(b"b", row)
+        self._write(BEGIN, row)
 
     def end(self, request_id: str, row: dict[str, Any]) -> None:
         """A request has settled; `row` is its complete usage row."""
-        self._write(b"e", row)
+        self._write(END, row)
         began_in = self._open.pop(request_id, None)
         if began_in is not None:
             self._open_in[began_in] -= 1
@@ -108,10 +111,10 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
-def parse(line: bytes) -> tuple[bytes, dict[str, Any]] | None:
-    """Mark (`b` or `e`) and row; None for a line that a crash has torn."""
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The row in a line; None for a line that a crash has torn."""
     try:
         row = _decode(line[1:])
     except ValueError:
         return None
-    return (line[:1], row) if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None

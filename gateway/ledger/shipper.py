@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from gateway.ledger.journal import Journal, parse
+from gateway.ledger.journal import END, Journal, parse
 from tidegate.config.settings import JournalSettings
 from tidegate.errors import StoreError
 from tidegate.store.database import Database
@@ -18,6 +18,7 @@ from tidegate.telemetry.metrics import Metrics
 from tidegate.types import Outcome, UsageSource
 
 _MAX_BACKOFF_S = 30.0
+_BLOCK_BYTES = 262_144
 
 
 class Shipper:
@@ -47,7 +48,7 @@ class Shipper:
                 self._log.write("error", "journal_not_shipped", reason=error.message, next_try_s=pause_s)
 
     async def ship(self) -> int:
-        """Ships everything written so far; how many rows it handed to the database.
+        """Ships everything written so far; how many bytes of the journal that were.
 
         Raises:
             StoreError: the database is away; nothing is lost.
@@ -55,8 +56,8 @@ class Shipper:
         await asyncio.to_thread(self._journal.sync)
         shipped = 0
         for path in self._journal.segments():
-            while rows := await self._next_batch(path):
-                shipped += rows
+            while consumed := await self._next_batch(path):
+                shipped += consumed
             if self._journal.may_drop(path):
                 self._journal.unshipped_bytes -= path.stat().st_size - self._positions.pop(path.name, 0)  # a torn line
                 path.unlink()
@@ -66,13 +67,13 @@ class Shipper:
 
     async def _next_batch(self, path: Path) -> int:
         position = self._positions.get(path.name, 0)
-        rows, consumed, lines = await asyncio.to_thread(_read, path, position, self._settings.batch_rows)
+        rows, consumed = _read(path, position, self._settings.batch_rows)
         if rows:
             async with self._database.transaction() as connection:
                 await insert_usage(connection, rows)
         self._positions[path.name] = position + consumed
         self._journal.unshipped_bytes -= consumed
-        return lines
+        return consumed
 
     async def recover(self) -> int:
         """Writes an `interrupted` end for every request that an earlier process began and never ended.
@@ -87,18 +88,24 @@ class Shipper:
         return len(interrupted)
 
 
-def _read(path: Path, position: int, most: int) -> tuple[list[dict[str, Any]], int, int]:
-    """Up to `most` lines from `position`: the rows to insert, the bytes read, the lines read."""
-    rows, consumed, lines = [], 0, 0
+def _read(path: Path, position: int, most_rows: int) -> tuple[list[dict[str, Any]], int]:
+    """The rows to insert from `position` on, and the bytes they and the lines between them take.
+
+    A block of what was written a moment ago, so it comes from memory; on the loop, because a thread of Python's would
+    fight it for the interpreter lock and cost more.
+    """
     with path.open("rb") as file:
         file.seek(position)
-        while lines < most and (line := file.readline()).endswith(b"\n"):
-            consumed += len(line)
-            lines += 1
-            parsed = parse(line)
-            if parsed is not None and parsed[0] == b"e":
-                rows.append(parsed[1])
-    return rows, consumed, lines
+        block = file.read(_BLOCK_BYTES)
+    rows: list[dict[str, Any]] = []
+    consumed = 0
+    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+        if len(rows) == most_rows:
+            break
+        consumed += len(line)
+        if line.startswith(END) and (parsed := parse(line)) is not None:
+            rows.append(parsed)
+    return rows, consumed
 
 
 def _unfinished(journal: Journal) -> list[dict[str, Any]]:
@@ -106,14 +113,13 @@ def _unfinished(journal: Journal) -> list[dict[str, Any]]:
     for path in journal.segments():
         with path.open("rb") as file:
             for line in file:
-                parsed = parse(line)
-                if parsed is None:
+                row = parse(line)
+                if row is None:
                     continue
-                mark, row = parsed
-                if mark == b"b":
-                    begun[row["request_id"]] = row
-                else:
+                if line.startswith(END):
                     begun.pop(row["request_id"], None)
+                else:
+                    begun[row["request_id"]] = row
     for row in begun.values():
         row |= {"outcome": Outcome.INTERRUPTED, "usage_source": UsageSource.ESTIMATED}
     return list(begun.values())

@@ -36,6 +36,13 @@ class _Text:
     def end(self) -> int:
         return self.offset + len(self.seen)
 
+    def add(self, text: str) -> None:
+        """Appends; while nothing is open only the last stretch is kept, as context."""
+        if len(self.seen) > 512 and self.open_at is None:
+            self.offset += len(self.seen) - 128
+            self.seen = self.seen[-128:]
+        self.seen += text
+
 
 @dataclass(slots=True)
 class _Held:
@@ -86,6 +93,20 @@ class StreamScreen:
             raise UpstreamBroken("the model server sent too many events that had to be held back")
         return self._end(newly, event) + self._release()
 
+    def pass_text(self, index: int, path: tuple[str | int, ...], text: str) -> bool:
+        """Whether an event whose only text is `text` may go out at once; then it has been read. A shortcut of `feed`."""
+        if self._held or self._blocked:
+            return False
+        states = []
+        for number, guardrail in enumerate(self._guardrails):
+            state = self._texts.get((number, index, path))
+            if state is None or state.open_at is not None or guardrail.trigger.search(text) is not None:
+                return False
+            states.append(state)
+        for state in states:
+            state.add(text)
+        return True
+
     def finish(self) -> list[bytes]:
         """The events that may go out now that nothing follows."""
         newly = [index for index in sorted({channel[1] for channel in self._texts}) if self._close(index)]
@@ -116,12 +137,9 @@ class StreamScreen:
         state = self._texts.get(channel)
         if state is None:
             state = self._texts[channel] = _Text()
-        state.seen += text
+        state.add(text)
         held.ends[channel] = state.end
         if state.open_at is None and guardrail.trigger.search(text) is None:
-            if len(state.seen) > 512:
-                state.offset += len(state.seen) - 128
-                state.seen = state.seen[-128:]
             return False
         scan = guardrail.scan(state.seen, final=False)
         state.open_at = state.offset + scan.open_from if scan.open_from < len(state.seen) else None

@@ -88,7 +88,12 @@ REQUIREMENTS = (
             _API + "test_a_policy_may_allow_a_guarded_field",
         ),
     ),
-    Requirement("api.media", "platform", "Media must be data: URLs", (_API + "test_media_must_be_inline", _API + "test_a_policy_may_allow_media_urls")),
+    Requirement(
+        "api.media",
+        "platform",
+        "Media must be data: URLs",
+        (_API + "test_media_must_be_inline", _API + "test_a_policy_may_allow_media_urls"),
+    ),
     Requirement(
         "api.headers",
         "platform",
@@ -173,8 +178,10 @@ REQUIREMENTS = (
         "relay.flow-control",
         "platform",
         "A slow reader holds the model server back",
-        (_RELAY + "test_a_slow_reader_holds_the_model_server_back",
-            _GUARD + "test_a_huge_request_full_of_numbers_holds_nobody_up",),
+        (
+            _RELAY + "test_a_slow_reader_holds_the_model_server_back",
+            _GUARD + "test_a_huge_request_full_of_numbers_holds_nobody_up",
+        ),
     ),
     Requirement(
         "guardrail.pan.input",
@@ -290,8 +297,10 @@ REQUIREMENTS = (
         "config.mistakes",
         "platform",
         "A mistake is told with its line and the nearest valid name",
-        ("tests/tidegate/config/test_load.py::test_a_mistake_is_said_with_its_line",
-        "tests/tidegate/test_cli.py::test_check_names_line_and_nearest_name",),
+        (
+            "tests/tidegate/config/test_load.py::test_a_mistake_is_said_with_its_line",
+            "tests/tidegate/test_cli.py::test_check_names_line_and_nearest_name",
+        ),
     ),
     Requirement(
         "demo.honest",

@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def tidegate(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tidegate.cli", *arguments], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "tidegate.cli", *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+    )
 
 
 @pytest.fixture
@@ -30,7 +32,9 @@ def test_from_nothing_to_a_key(folder: Path) -> None:
     assert stat.S_IMODE(pepper.stat().st_mode) == 0o600 and len(pepper.read_text()) == 64
     assert "added model 'smollm2'" in tidegate(folder, "apply").stdout
     assert "nothing to change" in tidegate(folder, "apply").stdout
-    made = tidegate(folder, "keys", "create", "--organisation", "acme", "--project", "demo", "--name", "ci", "--days", "1")
+    made = tidegate(
+        folder, "keys", "create", "--organisation", "acme", "--project", "demo", "--name", "ci", "--days", "1"
+    )
     token = made.stdout.strip()
     assert token.startswith("tg-") and "not shown again" in made.stderr
     listed = tidegate(folder, "keys", "list").stdout

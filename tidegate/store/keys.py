@@ -40,7 +40,20 @@ class NewKey:
         return f"NewKey(key_id={self.key_id!r})"
 
 
-def read_pepper(path: Path) -> bytes:
+class Pepper:
+    """Hashes keys under one pepper; the keyed state is made once, since making it costs more than using it."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._keyed = hmac.new(secret, digestmod=hashlib.sha256)
+
+    def digest(self, token: str) -> str:
+        """What is stored of a key: HMAC-SHA-256, hex."""
+        keyed = self._keyed.copy()
+        keyed.update(token.encode())
+        return keyed.hexdigest()
+
+
+def read_pepper(path: Path) -> Pepper:
     """The secret that keys are hashed with.
 
     Raises:
@@ -52,12 +65,7 @@ def read_pepper(path: Path) -> bytes:
         raise ConfigError(f"auth.key_pepper_file {path}: {error.strerror}; `tidegate init` makes one") from error
     if len(pepper) < 32:
         raise ConfigError(f"auth.key_pepper_file {path}: needs at least 32 bytes, has {len(pepper)}")
-    return pepper
-
-
-def digest(token: str, pepper: bytes) -> str:
-    """What is stored of a key: HMAC-SHA-256, hex."""
-    return hmac.digest(pepper, token.encode(), hashlib.sha256).hex()
+    return Pepper(pepper)
 
 
 def key_id_of(token: str) -> str | None:
@@ -78,7 +86,13 @@ def checksum(text: str) -> str:
 
 
 async def create_key(
-    connection: AsyncConnection, pepper: bytes, organisation: str, project: str, *, name: str, days: float | None = None
+    connection: AsyncConnection,
+    pepper: Pepper,
+    organisation: str,
+    project: str,
+    *,
+    name: str,
+    days: float | None = None,
 ) -> NewKey:
     """Makes a key for a project; expires after `days` if given."""
     key_id = "".join(secrets.choice(_ALPHABET) for _ in range(12))
@@ -90,7 +104,7 @@ async def create_key(
         "organisation": organisation,
         "project": project,
         "name": name,
-        "digest": digest(token, pepper),
+        "digest": pepper.digest(token),
         "created_at": now,
         "expires_at": None if days is None else now + days * 86_400,
     }

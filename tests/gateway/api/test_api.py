@@ -265,4 +265,6 @@ def test_a_policy_may_allow_media_urls(own_gateway: Any) -> None:
     open_gateway = own_gateway(policies=[{"name": "default", "allow_media_schemes": ["data", "https"]}])
     for url, status in (("https://example.org/x.png", 200), ("http://example.org/x.png", 400)):
         part = {"type": "image_url", "image_url": {"url": url}}
-        assert open_gateway.post({"model": "m", "messages": [{"role": "user", "content": [part]}]}).status_code == status
+        assert (
+            open_gateway.post({"model": "m", "messages": [{"role": "user", "content": [part]}]}).status_code == status
+        )

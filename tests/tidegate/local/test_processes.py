@@ -21,7 +21,9 @@ time.sleep(60)
 
 
 def part(folder: Path, code: str) -> Part:
-    return Part("thing", [sys.executable, "-c", code], folder / "thing.log", env=dict(os.environ), advice="turn it off and on")
+    return Part(
+        "thing", [sys.executable, "-c", code], folder / "thing.log", env=dict(os.environ), advice="turn it off and on"
+    )
 
 
 def alive(pid: int) -> bool:
@@ -60,7 +62,8 @@ def test_a_stubborn_part_and_its_children_are_ended(tmp_path: Path) -> None:
 def test_parts_end_even_if_their_starter_is_killed(tmp_path: Path) -> None:
     code = (
         "import os, sys, time; from pathlib import Path; from tidegate.local.processes import Part;"
-        f"part = Part('x', [sys.executable, '-c', 'import time; time.sleep(60)'], Path({str(tmp_path / 'x.log')!r}), env=dict(os.environ), advice='');"
+        f"log = Path({str(tmp_path / 'x.log')!r}); argv = [sys.executable, '-c', 'import time; time.sleep(60)'];"
+        "part = Part('x', argv, log, env=dict(os.environ), advice='');"
         "print(part.pid, flush=True); time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -1,5 +1,6 @@
 """The form of an API key."""
 
+import hmac
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.errors import ConfigError
-from tidegate.store.keys import checksum, digest, key_id_of, read_pepper
+from tidegate.store.keys import Pepper, checksum, key_id_of, read_pepper
 
 SECRET = "a" * 32
 TOKEN = f"tg-abcdefghijkl-{SECRET}{checksum('abcdefghijkl' + SECRET)}"
@@ -29,7 +30,7 @@ def test_what_is_not_a_key_is_none(token: str) -> None:
 
 
 def test_the_pepper_matters() -> None:
-    assert digest(TOKEN, b"a" * 32) != digest(TOKEN, b"b" * 32)
+    assert Pepper(b"a" * 32).digest(TOKEN) != Pepper(b"b" * 32).digest(TOKEN)
 
 
 def test_a_short_or_missing_pepper_is_refused(tmp_path: Path) -> None:
@@ -38,3 +39,7 @@ def test_a_short_or_missing_pepper_is_refused(tmp_path: Path) -> None:
     (tmp_path / "short").write_text("abc")
     with pytest.raises(ConfigError, match="at least 32 bytes"):
         read_pepper(tmp_path / "short")
+
+
+def test_a_digest_is_hmac_sha_256() -> None:
+    assert Pepper(b"a" * 32).digest(TOKEN) == hmac.digest(b"a" * 32, TOKEN.encode(), "sha256").hex()

@@ -15,7 +15,7 @@ from tidegate.config.settings import StoreSettings
 from tidegate.errors import StoreError
 from tidegate.store.changes import latest_change
 from tidegate.store.database import Database
-from tidegate.store.keys import create_key, list_keys, revoke_key
+from tidegate.store.keys import Pepper, create_key, list_keys, revoke_key
 from tidegate.store.resources import apply_resources, read_resources
 from tidegate.store.tables import metadata
 from tidegate.store.usage import insert_usage, recent_usage, usage_by_key
@@ -83,7 +83,7 @@ def test_resources_come_back_as_they_went_in(kind: str, tmp_path: Path) -> None:
 def test_keys_are_stored_as_digests_and_revoked_by_their_project_only(kind: str, tmp_path: Path) -> None:
     async def work(database: Database) -> None:
         async with database.transaction() as connection:
-            key = await create_key(connection, PEPPER, "a", "p", name="n", days=1)
+            key = await create_key(connection, Pepper(PEPPER), "a", "p", name="n", days=1)
             rows = await list_keys(connection)
             assert key.token not in str(rows) and key.token not in repr(key)
             assert not await revoke_key(connection, "a", "other", key.key_id)
