@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tidegate.config.load import load
 from tidegate.config.settings import Settings
 from tidegate.errors import OperatorError
 from tidegate.telemetry.logs import JsonLog
+
+_BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
@@ -50,29 +53,32 @@ async def run(settings: Settings, log: JsonLog) -> None:
     """
     async with build(settings, log) as (gateway, management):
         options = settings.gateway
-        public_server = _server(gateway, options.host, options.port, settings)
-        management_server = _server(management, options.management_host, options.management_port, settings)
+        public_socket = _listen("gateway.port", options.host, options.port)
+        management_socket = _listen("gateway.management_port", options.management_host, options.management_port)
+        public_server, management_server = _server(gateway, settings), _server(management, settings)
         gc.collect()
         gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
         _stop_on_signal(gateway, public_server, management_server)
         log.write("info", "serving", public=f"{options.host}:{options.port}", management_port=options.management_port)
-        management_task = asyncio.ensure_future(management_server.serve())
-        await public_server.serve()
+        management_task = asyncio.ensure_future(management_server.serve([management_socket]))
+        await public_server.serve([public_socket])
         management_server.should_exit = True
         await management_task
         log.write("info", "stopped")
-        if not public_server.started or not management_server.started:
-            raise OperatorError(
-                f"port {options.port} or {options.management_port} cannot be listened on; is it in use?"
-            )
 
 
-def _server(app: Any, host: str, port: int, settings: Settings) -> _Server:
+def _listen(setting: str, host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OperatorError(f"{setting}: {host}:{port} cannot be listened on: {error.strerror}") from error
+
+
+def _server(app: Any, settings: Settings) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            host=host,
-            port=port,
             loop="none",
             http="httptools",
             ws="none",

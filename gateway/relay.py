@@ -20,6 +20,7 @@ from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, Splitter, data_of
 
 _LARGE_BYTES = 131_072
+_MOST_TOKENS = 2**40
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
@@ -85,8 +86,9 @@ async def _relay_error(exchange: Exchange, connection: Connection, settings: Rel
     if not _is_error_object(body):
         raise UpstreamError(f"the model server answered {connection.status} without saying why")
     exchange.outcome = Outcome.UPSTREAM_REFUSED
+    again = b"true" if connection.status == 429 else b"false"
     exchange.usage = Usage(source=UsageSource.COUNTED)
-    await send_start(exchange, connection.status, [*_headers(connection, len(body)), (b"x-should-retry", b"false")])
+    await send_start(exchange, connection.status, [*_headers(connection, len(body)), (b"x-should-retry", again)])
     await send_last(exchange, body)
 
 
@@ -212,11 +214,16 @@ def read_usage(usage: WireUsage) -> Usage:
     """The model server's own numbers."""
     details = usage.prompt_tokens_details
     return Usage(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens or 0,
-        cached_tokens=(details.cached_tokens or 0) if details else 0,
+        input_tokens=_plausible(usage.prompt_tokens),
+        output_tokens=_plausible(usage.completion_tokens or 0),
+        cached_tokens=_plausible((details.cached_tokens or 0) if details else 0),
         source=UsageSource.REPORTED,
     )
+
+
+def _plausible(tokens: int) -> int:
+    """Within what a usage row can hold: one absurd number must not stop the journal."""
+    return max(0, min(tokens, _MOST_TOKENS))
 
 
 def _headers(connection: Connection, length: int) -> list[tuple[bytes, bytes]]:

@@ -53,7 +53,7 @@ class Snapshot:
         """
         model = self.models.get(name)
         if model is None or not principal.may_use(name):
-            raise ModelNotFound(f"The model {name!r} does not exist or this key may not use it.", param="model")
+            raise ModelNotFound(f"The model {name[:128]!r} does not exist or this key may not use it.", param="model")
         return model
 
     def models_of(self, principal: Principal) -> list[str]:

@@ -33,6 +33,7 @@ class Shipper:
         self._metrics = metrics
         self._log = log
         self._positions: dict[str, int] = {}
+        self._all_shipped = False
 
     async def run(self) -> None:
         """Ships for ever; a database that is away is tried again, more slowly each time."""
@@ -53,8 +54,11 @@ class Shipper:
         Raises:
             StoreError: the database is away; nothing is lost.
         """
+        if self._all_shipped and not self._journal.unshipped_bytes:
+            return 0
         await asyncio.to_thread(self._journal.sync)
         shipped = 0
+        left = []
         for path in self._journal.segments():
             while consumed := await self._next_batch(path):
                 shipped += consumed
@@ -62,6 +66,9 @@ class Shipper:
                 self._journal.unshipped_bytes -= path.stat().st_size - self._positions.pop(path.name, 0)  # a torn line
                 path.unlink()
                 self._journal.dropped(path)
+            else:
+                left.append(path)
+        self._all_shipped = len(left) == 1
         self._metrics.set(names.JOURNAL_UNSHIPPED, self._journal.unshipped_bytes)
         return shipped
 

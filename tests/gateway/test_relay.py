@@ -72,6 +72,14 @@ def test_cached_tokens_reach_the_usage_row(gateway: Gateway, fake: Fake) -> None
     assert (row["input_tokens"], row["output_tokens"], row["cached_tokens"]) == (7, 5, 3)
 
 
+def test_absurd_usage_numbers_do_not_stop_the_journal(gateway: Gateway, fake: Fake) -> None:
+    usage = {"prompt_tokens": -5, "completion_tokens": 10**18, "prompt_tokens_details": {"cached_tokens": None}}
+    body = {"choices": [{"index": 0, "message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    answer = gateway.chat(fake_script=fake.script("absurd", *json_steps(body)))
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["input_tokens"], row["output_tokens"], row["cached_tokens"]) == (0, 2**40, 0)
+
+
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 def test_a_caller_who_hangs_up_stops_the_model_server(gateway: Gateway, fake: Fake, stream: bool) -> None:
     fake.forget()
@@ -131,6 +139,11 @@ def test_a_connection_closed_before_the_answer_is_not_tried_for_ever(gateway: Ga
             400,
         ),
         (json_steps({"error": {"message": "gone", "type": "NotFound", "param": None, "code": 404}}, 404), 404, 404),
+        (
+            json_steps({"error": {"message": "full", "type": "x", "code": "busy"}}, 429, "retry-after: 7\r\n"),
+            429,
+            "busy",
+        ),
         (json_steps({"error": "Unauthorized"}, 401), 502, "upstream_error"),
         (json_steps({"error": {"message": "boom", "type": "x", "code": 500}}, 500), 502, "upstream_error"),
         (json_steps("<html>", 400), 502, "upstream_error"),
@@ -143,7 +156,7 @@ def test_a_connection_closed_before_the_answer_is_not_tried_for_ever(gateway: Ga
 def test_faults_of_whole_answers(gateway: Gateway, fake: Fake, steps: list[Any], status: int, code: Any) -> None:
     answer = gateway.chat(fake_script=fake.script("whole", *steps))
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert answer.headers["x-should-retry"] == ("false" if status < 500 else "true")
+    assert answer.headers["x-should-retry"] == ("true" if status >= 500 or status == 429 else "false")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ GUARDED_FIELDS = frozenset(
 class Replica(Section):
     """One model server."""
 
-    url: str = Field(pattern=r"^https?://[^/?#@\s]+$", description="Scheme, host and port of a vLLM server")
+    url: str = Field(
+        pattern=r"^https?://[^/?#@\s]+$", max_length=256, description="Scheme, host and port of a vLLM server"
+    )
     api_key_file: Path | None = Field(None, description="File with the key that this server expects")
 
 

@@ -5,6 +5,7 @@ all, only a header that tells the model server not to record either.
 """
 
 import random
+import re
 from collections.abc import Sequence
 
 from opentelemetry import trace
@@ -18,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from tidegate.telemetry import names
 
 _NO_PARENT = Context()
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]{0,64})?")
 
 
 class Tracing:
@@ -55,17 +57,10 @@ class Tracing:
 
 def parse_traceparent(value: bytes | None) -> SpanContext | None:
     """The caller's span, or None if the header is absent or malformed (then a new trace begins, as the spec asks)."""
-    if value is None or len(value) < 55:
+    match = None if value is None else _TRACEPARENT.fullmatch(value)
+    if match is None or match[1] == b"ff" or (match[1] == b"00" and match[5]):
         return None
-    parts = value.split(b"-")
-    if len(parts) < 4 or parts[0] == b"ff" or (parts[0] == b"00" and len(value) != 55):
-        return None
-    if [len(part) for part in parts[:4]] != [2, 32, 16, 2]:
-        return None
-    try:
-        trace_id, span_id, flags = int(parts[1], 16), int(parts[2], 16), int(parts[3], 16)
-    except ValueError:
-        return None
+    trace_id, span_id, flags = (int(part, 16) for part in match.group(2, 3, 4))
     context = SpanContext(
         trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1), trace_state=TraceState()
     )

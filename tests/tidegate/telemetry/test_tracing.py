@@ -25,6 +25,8 @@ def test_context_comes_in_and_goes_out() -> None:
         b"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
         b"00-0af7651916cd43dd8448eb211c8031zz-b7ad6b7169203331-01",
         GOOD + b"-extra",
+        b"00-0af7651916cd43dd8448eb211c8_319c-b7ad6b7169203331-01",
+        b"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
         b"00-0af7651916cd43dd8448eb211c80319cb-7ad6b7169203331-01",
     ],
 )
