@@ -121,6 +121,19 @@ def test_uuids_and_timestamps_stream_through() -> None:
     assert out == events
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7, 30])
+def test_an_iban_that_holds_a_card_number_streams_through(step: int) -> None:
+    account = "411111111111111100"
+    iban = f"DE{98 - int(account + '131400') % 97:02d}{account}"
+    text = "to " + " ".join(iban[at : at + 4] for at in range(0, len(iban), 4)) + " now"
+    assert "4111 1111 1111 1111" in text
+    events = [*(event(content=text[at : at + step]) for at in range(0, len(text), step)), event(finish="stop")]
+    assert play(events)[0] == events
+    wrong = text.replace("DE", "DE9", 1)
+    out, _ = play([*(event(content=wrong[at : at + step]) for at in range(0, len(wrong), step)), event(finish="stop")])
+    assert reasons(out) == ["content_filter"] and "1111" not in texts(out)
+
+
 def test_only_the_offending_choice_is_ended() -> None:
     events = [
         event(0, content="fine "),

@@ -62,5 +62,7 @@ def test_a_shape_is_not_learnt_from_what_is_ambiguous() -> None:
     assert learn(event("stop", finish_reason="stop")) is None
     assert learn(event("Hello", logprobs={"content": [{"token": "Hello"}]})) is None
     assert learn(event("caf\u00e9")) is None  # written as an escape
+    elsewhere = b'data: {"id":"caf\xc3\xa9","choices":[{"index":0,"delta":{"content":"caf\\u00e9"}}]}\n\n'
+    assert learn(elsewhere) is None
     tool = {"choices": [{"index": 0, "delta": {"content": "a", "tool_calls": []}}]}
     assert learn(b"data: " + json.dumps(tool).encode() + b"\n\n") is None
