@@ -16,6 +16,8 @@ import base64
 import contextlib
 import json
 import signal
+import socket
+import struct
 from collections import deque
 from typing import Any, cast
 
@@ -261,7 +263,9 @@ class FakeConnection(asyncio.Protocol):
                 await asyncio.Event().wait()
             elif "cut" in step and self._transport is not None:
                 self._settle()
-                if step["cut"] == "rst":
+                if step["cut"] == "rst":  # a socket closed without lingering sends RST instead of FIN
+                    raw = self._transport.get_extra_info("socket")
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     self._transport.abort()
                 else:
                     self._transport.close()
