@@ -66,11 +66,14 @@ PLAN += [
 class System:
     """One system under test: where it listens, whose CPU counts."""
 
-    def __init__(self, name: str, port: int, process: Process | None, key: str = "") -> None:
+    def __init__(
+        self, name: str, port: int, process: Process | None, *, key: str = "", management_port: int = 0
+    ) -> None:
         self.name = name
         self.port = port
         self.process = process
         self.key = key
+        self.management_port = management_port
 
     def cpu_ns(self) -> int:
         """CPU time of all its threads so far."""
@@ -116,7 +119,7 @@ def measure(system: System, mode: str, connections: int, requests: int) -> dict[
     }
 
 
-def start_tidegate(folder: Path, upstream: str, otlp_port: int, store_url: str) -> System:
+def start_tidegate(folder: Path, upstream: str, otlp_port: int, store_url: str, processes: list[Process]) -> System:
     """`tidegate serve` with the production settings; only addresses and limits are ours."""
     document = yaml.safe_load((ROOT / "deploy" / "tidegate.production.yaml").read_text())
     port, management_port = free_port(), free_port()
@@ -143,10 +146,9 @@ def start_tidegate(folder: Path, upstream: str, otlp_port: int, store_url: str) 
     key = asyncio.run(prepare(config, owner["name"], owner["projects"][0]["name"]))
     argv = [sys.executable, "-m", "tidegate.cli", "serve", "--config", str(config)]
     process = Process(pinned(SYSTEM_CORE, argv), folder / "tidegate.log")
+    processes.append(process)
     wait_until(lambda: get(f"http://127.0.0.1:{management_port}/readyz") is not None, 30, "tidegate")
-    system = System("tidegate", port, process, key)
-    system.management_port = management_port  # type: ignore[attr-defined]
-    return system
+    return System("tidegate", port, process, key=key, management_port=management_port)
 
 
 async def prepare(config: Path, organisation: str, project: str) -> str:
@@ -160,8 +162,8 @@ async def prepare(config: Path, organisation: str, project: str) -> str:
     return key.token
 
 
-def start_router(folder: Path, upstream: str) -> System | None:
-    """vllm-router, if its environment can be had."""
+def start_router(folder: Path, upstream: str, processes: list[Process]) -> System:
+    """vllm-router, from an environment of its own."""
     program = ROUTER_ENV / "bin" / "vllm-router"
     if not program.exists():
         print("installing vllm-router into .venv-bench …", flush=True)
@@ -183,6 +185,7 @@ def start_router(folder: Path, upstream: str) -> System | None:
     ]
     argv += ["--prometheus-port", str(free_port()), "--log-level", "warning"]
     process = Process(pinned(SYSTEM_CORE, argv), folder / "router.log")
+    processes.append(process)
     wait_until(lambda: get(f"http://127.0.0.1:{port}/health") is not None, 60, "vllm-router")
     return System("vllm-router-cache-aware", port, process)
 
@@ -195,7 +198,7 @@ def get(url: str) -> bytes | None:
         return None
 
 
-def check_books(system: System, expected: int, store_url: str, config: Path) -> None:
+def check_books(system: System, expected: int, config: Path) -> None:
     """N requests, N usage rows, N in the metrics; anything else voids the run."""
 
     async def rows() -> int:
@@ -208,7 +211,7 @@ def check_books(system: System, expected: int, store_url: str, config: Path) -> 
     deadline = time.monotonic() + 30
     while (written := asyncio.run(rows())) != expected and time.monotonic() < deadline:
         time.sleep(0.5)
-    text = (get(f"http://127.0.0.1:{system.management_port}/metrics") or b"").decode()  # type: ignore[attr-defined]
+    text = (get(f"http://127.0.0.1:{system.management_port}/metrics") or b"").decode()
     lines = [line for line in text.splitlines() if line.startswith("tidegate_requests_total")]
     counted = sum(float(line.rpartition(" ")[2]) for line in lines)
     print(f"books: {expected} requests, {written} usage rows, {counted:.0f} in the metrics", flush=True)
@@ -254,12 +257,11 @@ def run(rounds: int, scale: float) -> dict[str, Any]:
             ]
             processes.append(Process(pinned(OTHER_CORE, receiver), folder / "receiver.log"))
             wait_until(lambda: get(f"{upstream}/health") is not None, 20, "fake upstream")
-            tidegate = start_tidegate(folder, upstream, otlp_port, store_url)
-            router = start_router(folder, upstream)
-            systems = [System("direct", upstream_port, None), tidegate, *([router] if router else [])]
-            processes += [system.process for system in systems if system.process]
+            tidegate = start_tidegate(folder, upstream, otlp_port, store_url, processes)
+            router = start_router(folder, upstream, processes)
+            systems = [System("direct", upstream_port, None), tidegate, router]
             rows, sent = take_rows(systems, rounds, scale)
-            check_books(tidegate, sent, store_url, folder / "tidegate.yaml")
+            check_books(tidegate, sent, folder / "tidegate.yaml")
         versions = {
             name: importlib.metadata.version(name) for name in ("tidegate", "uvicorn", "uvloop", "httptools", "msgspec")
         }
