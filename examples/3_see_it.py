@@ -28,6 +28,7 @@ console = Console(soft_wrap=True)
 
 def main() -> None:
     """One traced request, then what it left behind."""
+    traced_request(secrets.token_hex(16))  # fills the model server's prefix cache for the one that counts
     trace_id = secrets.token_hex(16)
     request_id = traced_request(trace_id)
     show_trace(trace_id)
@@ -79,7 +80,7 @@ def show_usage(request_id: str) -> None:
         assert time.monotonic() < deadline, "the usage row did not arrive within 15 s"
         time.sleep(0.5)
     assert row["outcome"] == "ok" and row["usage_source"] == "reported" and row["key_id"] == key_id
-    assert row["input_tokens"] > 100 and row["output_tokens"] == 8
+    assert row["input_tokens"] > 100 and row["output_tokens"] == 8 and row["cached_tokens"] >= 128
     print(f"  usage row: in {row['input_tokens']}, out {row['output_tokens']}, cached {row['cached_tokens']}")
     print(tidegate("usage"))
 

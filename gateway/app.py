@@ -45,6 +45,7 @@ from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
 
+_SETTLE_S = 5.0
 HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation is not None}
 
 
@@ -127,6 +128,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
         try:
             yield gateway, _management(gateway, metrics)
         finally:
+            await _settle_rest(pipeline)
             await _end(background)
             await _ship_rest(shipper, log)
     finally:
@@ -165,6 +167,13 @@ def _with_id(scope: Scope, send: Send) -> Send:
         await send(message)
 
     return add
+
+
+async def _settle_rest(pipeline: Pipeline) -> None:
+    """Requests that were cut off by the end of the grace still write their rows."""
+    deadline = time.monotonic() + _SETTLE_S
+    while pipeline.inflight and time.monotonic() < deadline:  # noqa: ASYNC110 - for milliseconds, once in a life
+        await asyncio.sleep(0.01)
 
 
 async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:

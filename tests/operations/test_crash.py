@@ -38,7 +38,8 @@ def test_a_killed_gateway_leaves_one_interrupted_row_per_running_request(
     done = gateway.chat(max_tokens=2).headers["x-tidegate-request-id"]
     with gateway.open_stream(max_tokens=100, fake_pace_ms=50) as stream:
         running = stream.headers["x-tidegate-request-id"]
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)
         gateway.process.kill()
     gateway.start()
     rows = wait_until(lambda: rows if len(rows := gateway.usage()) >= 2 else None, 10)
@@ -143,6 +144,19 @@ def test_sigterm_lets_a_running_stream_finish(own_gateway: Any) -> None:
     assert gateway.process.popen.wait(10) == 0
     (row,) = gateway.usage()
     assert (row["outcome"], row["output_tokens"]) == ("ok", 10)
+
+
+def test_a_request_cut_off_by_the_end_of_the_grace_still_has_its_row(own_gateway: Any, fake: Fake) -> None:
+    gateway: Gateway = own_gateway(settings={"gateway": {"shutdown_grace_s": 1}})
+    fake.forget()
+    with gateway.open_stream(max_tokens=1000, fake_pace_ms=100) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        gateway.process.popen.terminate()
+        assert gateway.process.popen.wait(15) == 0
+    (row,) = gateway.usage()
+    assert (row["outcome"], row["usage_source"]) == ("cancelled", "counted") and row["output_tokens"] > 5
+    wait_until(lambda: fake.truth()["cancelled"] == 1)
 
 
 def test_a_torn_journal_line_is_passed_over(own_gateway: Any) -> None:
