@@ -23,7 +23,7 @@ client = OpenAI()
 model = os.environ["TIDEGATE_MODEL"]
 key_id = os.environ["TIDEGATE_KEY_ID"]
 spans_file = Path(os.environ["TIDEGATE_SPANS_FILE"])
-console = Console(soft_wrap=True)
+console = Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True)
 
 
 def main() -> None:
