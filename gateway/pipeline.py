@@ -90,6 +90,8 @@ class Pipeline:
             await self.dispatch(exchange)
         except TidegateError as error:
             await self.refuse(exchange, error)
+        except RecursionError:
+            await self.refuse(exchange, InvalidRequest("The body is nested too deeply."))
         except asyncio.CancelledError:
             exchange.outcome, exchange.error = Outcome.CANCELLED, ClientGone("the caller hung up")
             if exchange.task is None or not (exchange.client_gone or exchange.body_late):

@@ -109,6 +109,9 @@ class SnapshotSource:
             except OperatorError as error:
                 self._metrics.count(names.SNAPSHOT_ERRORS)
                 self._log.write("error", "snapshot_not_renewed", reason=error.message)
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task; the next look may go well
+                self._metrics.count(names.SNAPSHOT_ERRORS)
+                self._log.write("error", "defect", error=type(error).__name__, task="snapshot")
 
     def close(self) -> None:
         """Closes every connection to model servers."""

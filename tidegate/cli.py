@@ -25,8 +25,8 @@ from tidegate.local.stack import Running, Stack, up_file
 from tidegate.local.steps import Steps
 from tidegate.local.traces import as_tree, read_trace
 from tidegate.store.database import Database
-from tidegate.store.keys import create_key, list_keys, read_pepper, revoke_key
-from tidegate.store.resources import apply_resources
+from tidegate.store.keys import NewKey, create_key, list_keys, read_pepper, revoke_key
+from tidegate.store.resources import apply_resources, read_resources
 from tidegate.store.usage import recent_usage, usage_by_key
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -173,12 +173,17 @@ def keys_create(
     """Makes a key and shows it, once."""
     loaded = _checked(config)
     pepper = read_pepper(loaded.document.settings.auth.key_pepper_file)
-    projects = {(o.name, p.name) for o in loaded.document.resources.organisations for p in o.projects}
-    if (organisation, project) not in projects:
-        raise ConfigError(f"there is no project {project!r} of organisation {organisation!r} in {config}")
-    key = _in_database(
-        loaded, lambda connection: create_key(connection, pepper, organisation, project, name=name, days=days)
-    )
+
+    async def work(connection: AsyncConnection) -> NewKey:
+        found = await read_resources(connection)
+        if (organisation, project) not in {(o.name, p.name) for o in found.organisations for p in o.projects}:
+            raise ConfigError(
+                f"there is no project {project!r} of organisation {organisation!r} in the database; "
+                f"add it to {config} and run `tidegate apply`"
+            )
+        return await create_key(connection, pepper, organisation, project, name=name, days=days)
+
+    key = _in_database(loaded, work)
     console.print(key.token, highlight=False, markup=False)
     Console(stderr=True).print(f"key {key.key_id}: keep it now, it is not shown again", highlight=False)
 

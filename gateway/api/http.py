@@ -30,6 +30,7 @@ def build_http(source: SnapshotSource, pepper: Pepper, hot: HotHandler, log: Jso
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,
         telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
     )
 

@@ -67,4 +67,3 @@ class Pool:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
-        self._deadlines.close()

@@ -47,6 +47,10 @@ class Shipper:
                 self._metrics.count(names.JOURNAL_ERRORS)
                 pause_s = min(pause_s * 2, _MAX_BACKOFF_S)
                 self._log.write("error", "journal_not_shipped", reason=error.message, next_try_s=pause_s)
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task; metering must outlive a defect
+                self._metrics.count(names.JOURNAL_ERRORS)
+                pause_s = min(pause_s * 2, _MAX_BACKOFF_S)
+                self._log.write("error", "defect", error=type(error).__name__, task="shipper", next_try_s=pause_s)
 
     async def ship(self) -> int:
         """Ships everything written so far; how many bytes of the journal that were.

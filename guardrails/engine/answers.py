@@ -19,9 +19,13 @@ def screen_answer(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
     if not suspects:
         return raw, []
     try:
-        answer = decode_any(raw)
-    except ValueError as error:
-        raise UpstreamBroken("the model server's answer is not JSON") from error
+        return _screened(suspects, raw)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamBroken("the model server's answer is not JSON that can be read") from error
+
+
+def _screened(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
+    answer = decode_any(raw)
     choices = answer.get("choices") if isinstance(answer, dict) else None
     verdicts: list[Verdict] = []
     for choice in choices if isinstance(choices, list) else []:

@@ -51,6 +51,8 @@ REQUIREMENTS = (
         (
             _API + "test_errors_have_openai_shape_everywhere",
             _API + "test_a_body_over_the_limit_is_413",
+            _API + "test_deep_nesting_is_the_callers_error",
+            _API + "test_a_trailing_slash_is_another_path",
             _API + "test_a_body_that_does_not_arrive_is_408",
         ),
     ),

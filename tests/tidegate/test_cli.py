@@ -86,6 +86,7 @@ def test_commands_before_apply_say_what_to_do(folder: Path) -> None:
 
 def test_a_key_for_a_project_that_does_not_exist_is_refused(folder: Path) -> None:
     tidegate(folder, "init")
+    tidegate(folder, "apply")
     done = tidegate(folder, "keys", "create", "--organisation", "acme", "--project", "nope")
     assert done.returncode == 2 and "there is no project 'nope'" in done.stderr
 

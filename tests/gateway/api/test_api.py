@@ -121,6 +121,21 @@ def test_errors_have_openai_shape_everywhere(gateway: Gateway) -> None:
     error_of(gateway.post({"model": "m", "prompt": [1, 2, 3]}, path="/v1/completions"), 400, "invalid_request")
 
 
+@pytest.mark.parametrize("depth", [300, 600, 900, 5_000, 1_000_000])
+@pytest.mark.parametrize("inside", ["[%s]", '{"a_url":%s}'])
+def test_deep_nesting_is_the_callers_error(gateway: Gateway, depth: int, inside: str) -> None:
+    before, after = inside.split("%s")
+    raw = b'{"model":"m","messages":[%s"4111"%s]}' % (before.encode() * depth, after.encode() * depth)
+    answer = gateway.post(raw[:10_000_000])
+    assert answer.status_code in (200, 400), answer.text
+    assert gateway.chat(max_tokens=1).status_code == 200
+
+
+def test_a_trailing_slash_is_another_path(gateway: Gateway) -> None:
+    answer = httpx.get(f"{gateway.url}/v1/models/", headers=gateway.headers, follow_redirects=False)
+    assert answer.status_code == 404
+
+
 def test_a_body_over_the_limit_is_413(own_gateway: Any) -> None:
     small = own_gateway(projects=[{"name": "demo", "all_models": True, "limits": {"max_body_bytes": 2000}}])
     error_of(small.chat("x" * 3000), 413, "request_too_large")
