@@ -129,7 +129,7 @@ def test_a_guardrail_that_does_not_exist_stops_start_up(own_gateway: Any) -> Non
 def test_a_huge_request_full_of_numbers_holds_nobody_up(own_gateway: Any) -> None:
     gateway = own_gateway()
     done: list[int] = []
-    huge = threading.Thread(target=lambda: done.append(gateway.chat("1234 " * 600_000, max_tokens=1).status_code))
+    huge = threading.Thread(target=lambda: done.append(gateway.chat("1234 " * 200_000, max_tokens=1).status_code))
     huge.start()
     served = 0
     while huge.is_alive():
