@@ -24,6 +24,10 @@ Channel = tuple[int, int, tuple[str | int, ...]]
 """Guardrail, choice and path inside the choice; the texts of one channel are read as one."""
 
 
+Piece = tuple[tuple[str | int, ...], str]
+"""A text and its path inside the choice."""
+
+
 @dataclass(slots=True)
 class _Text:
     """The recent text of one channel. Positions count characters from the channel's beginning."""
@@ -119,11 +123,11 @@ class StreamScreen:
         delta = choice.delta
         said: Any = choice.text if delta is None else delta
         if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
-            texts: list[tuple[tuple[str | int, ...], str]] = [
-                (("content",), content)
-            ]  # nearly every chunk; the general walk costs three times as much
+            texts: list[Piece] = [(("content",), content)]  # nearly every chunk; the walk costs three times as much
         else:
             texts = [(path, text) for path, text in strings(said) if path[-1:] != (KEY,)]
+        if choice.logprobs:
+            texts.append((("logprobs",), _tokens(choice.logprobs)))
         for path, text in texts:
             if path[-1:] and path[-1] in _WHOLE:
                 found = self._add_whole(text) or found
@@ -222,6 +226,17 @@ def _channel_path(path: tuple[str | int, ...], said: Any) -> tuple[str | int, ..
         call = said["tool_calls"][path[1]]
         return ("tool_calls", call.get("index", path[1]) if isinstance(call, dict) else path[1], *path[2:])
     return path
+
+
+def _tokens(logprobs: dict[str, Any]) -> str:
+    """The tokens as one text. They may run ahead of the text itself while the model server looks out for a stop string."""
+    chat = logprobs.get("content")
+    tokens = (
+        [item.get("token") for item in chat if isinstance(item, dict)]
+        if isinstance(chat, list)
+        else logprobs.get("tokens")
+    )
+    return "".join(token for token in tokens or [] if isinstance(token, str))
 
 
 def _last_chunk(template: bytes, index: int) -> bytes:

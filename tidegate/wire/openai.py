@@ -78,6 +78,7 @@ class ChunkChoice(Struct):
     delta: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
 
 
 class Chunk(Struct):

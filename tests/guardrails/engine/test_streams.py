@@ -178,3 +178,27 @@ def test_a_card_in_a_reasoning_field_is_found() -> None:
 def test_a_stream_that_ends_without_finish_reason_is_still_read_to_the_end() -> None:
     out, _ = play([event(content="4111 1111 1111 1111")])
     assert texts(out) == "" and reasons(out) == ["content_filter"]
+
+
+def test_tokens_that_run_ahead_of_the_text_are_read_too() -> None:
+    """With a stop string the model server holds text back, but not the tokens in `logprobs`."""
+
+    def ahead(text: str, *tokens: str) -> bytes:
+        logprobs = {"content": [{"token": token, "logprob": -0.1} for token in tokens]}
+        choice = {"index": 0, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
+        return b"data: " + json.dumps({"id": "c", "choices": [choice]}).encode() + b"\n\n"
+
+    pieces = ["4111", " 1111", " 1111", " 1111", ".", " So"]
+    out, _ = play([ahead("", piece) for piece in pieces] + [ahead("4111 1111 1111 1111. So"), event(finish="stop")])
+    assert b"1111" not in b"".join(out) and reasons(out) == ["content_filter"]
+    fine = [
+        ahead("", "It", " is"),
+        ahead("It is", " 10"),
+        ahead(" 10", ":42"),
+        ahead(":42.", "."),
+        event(finish="stop"),
+    ]
+    assert play(fine)[0] == fine
+    old = {"index": 0, "text": "", "logprobs": {"tokens": ["4111 1111", " 1111 1111 "]}, "finish_reason": None}
+    out, _ = play([b"data: " + json.dumps({"object": "text_completion", "choices": [old]}).encode() + b"\n\n"])
+    assert b"1111" not in b"".join(out)
