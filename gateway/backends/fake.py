@@ -26,6 +26,8 @@ import msgspec
 import uvloop
 
 PROMPT_TOKENS = 10
+ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
+"""Paths that generate; others are 404 unless scripted."""
 
 
 class FakeRequest(msgspec.Struct):
@@ -131,10 +133,16 @@ class Fake:
         return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
+_NO_PATH = b'{"error":{"message":"Not Found","type":"NotFoundError","param":null,"code":404}}'
+
+
 def head(status: int, content_type: str, length: int | None) -> bytes:
     """A response head; `length` None means chunked."""
     body = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
     return f"HTTP/1.1 {status} Fake\r\ncontent-type: {content_type}\r\n{body}\r\n\r\n".encode()
+
+
+NOT_FOUND = head(404, "application/json", len(_NO_PATH)) + _NO_PATH
 
 
 def http_chunk(data: bytes) -> bytes:
@@ -203,6 +211,14 @@ class FakeConnection(asyncio.Protocol):
             self._control(method, path)
             self._reset()
             return
+        try:
+            request = _decode(self._body)
+        except msgspec.DecodeError:
+            request = FakeRequest()
+        if path not in ANSWERED and request.fake_script is None:
+            self._write(NOT_FOUND)
+            self._reset()
+            return
         truth = self._fake.truth
         truth.requests += 1
         truth.open_requests += 1
@@ -210,10 +226,6 @@ class FakeConnection(asyncio.Protocol):
         if self._fake.keep_seen:
             seen = {"path": path, "headers": json.dumps(self._headers), "body": base64.b64encode(self._body).decode()}
             truth.seen.append(seen)
-        try:
-            request = _decode(self._body)
-        except msgspec.DecodeError:
-            request = FakeRequest()
         self._reset()
         self._answer(request, path)
 

@@ -64,6 +64,12 @@ def test_it_writes_to_the_byte_and_cuts(upstream: Fake, how: str) -> None:
     assert b"HTTP/1.1 200 OK".startswith(got) and (how == "rst" or got == b"HTTP/1.1 200 OK")
 
 
+def test_other_paths_do_not_exist_and_are_not_counted(upstream: Fake) -> None:
+    upstream.forget()
+    assert httpx.post(f"{upstream.url}/v1/chat/completions/render", json={"model": "m"}).status_code == 404
+    assert upstream.truth()["requests"] == 0
+
+
 def test_it_shows_what_it_was_sent(upstream: Fake, tmp_path: Path) -> None:
     upstream.forget()
     httpx.post(f"{upstream.url}/v1/completions?x=1", content=b'{"a": 1.50}', headers={"x-mine": "yes"})
