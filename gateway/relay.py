@@ -98,6 +98,10 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
     headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
     await send_start(exchange, 200, [*headers, (b"x-accel-buffering", b"no")])
     while data := await connection.read():
+        if not splitter.rest and stream.is_usual(data):  # one event, as it comes when the model server takes its time
+            exchange.mark_first_byte()
+            await exchange.send({"type": "http.response.body", "body": data, "more_body": True})
+            continue
         out: list[bytes] = []
         try:
             for event in splitter.feed(data):
@@ -146,7 +150,7 @@ class _Stream:
         Raises:
             UpstreamBroken: an event that cannot be read.
         """
-        if self._is_usual(event):
+        if self.is_usual(event):
             out.append(event)
             return
         data = data_of(event)
@@ -176,7 +180,7 @@ class _Stream:
             self.cut = True
             self._finish(out, DONE)
 
-    def _is_usual(self, event: bytes) -> bool:
+    def is_usual(self, event: bytes) -> bool:
         """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
         shape, screen = self._shape, self._screen
         text = None if shape is None else shape.text_of(event)
