@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.stand import Fake, Gateway
 
-settings.register_profile("tidegate", deadline=None)  # machines are noisy; time is no property of these
+# Machines are noisy; time is no property of what is tested here.
+settings.register_profile("tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidegate")
 
 _LOOPBACK = ("127.", "::1", "localhost")

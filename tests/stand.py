@@ -300,7 +300,7 @@ class Gateway:
         async def read() -> list[dict[str, Any]]:
             database = Database(StoreSettings(url=self.store_url))
             async with database.transaction() as connection:
-                rows = await recent_usage(connection, 1000)
+                rows = await recent_usage(connection, 100_000)
             await database.close()
             return [dict(row) for row in rows]
 

@@ -5,10 +5,21 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from benchmarks import pan, readme
+from gateway.routing.interfaces import ReplicaState
+from guardrails.engine.policy import Policy
+from guardrails.engine.requests import Refused, screen_request
+from guardrails.engine.streams import StreamScreen
 from tidegate.config import resources
 from tidegate.config.load import Document
+from tidegate.telemetry.tracing import Tracing
+from tidegate.wire.openai import decode_chunk
+from tidegate.wire.sse import data_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +77,39 @@ def test_the_command_line_says_what_it_does() -> None:
     done = subprocess.run([sys.executable, "-m", "tidegate.cli", "--help"], capture_output=True, text=True, check=True)
     for command in ("init", "check", "schema", "apply", "serve", "up", "journeys", "trace", "usage", "keys"):
         assert command in done.stdout
+
+
+def example_of(page: str) -> dict[str, Any]:
+    """The names that the worked example on a plugin kind's page defines."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert code is not None
+    defined: dict[str, Any] = {"SpanExporter": SpanExporter, "SpanExportResult": SpanExportResult, "sys": sys}
+    exec(code[1], defined)
+    return defined
+
+
+def test_the_guardrail_example_works() -> None:
+    made = example_of("guardrails/README.md")
+    guardrail = made["build"](made["Config"](names=["heron", "sluice"]), None)
+    policy = Policy("p", (guardrail,), (guardrail,), frozenset(), ("data:",))
+    with pytest.raises(Refused):
+        screen_request(policy, b'{"messages":[{"content":"about heron"}]}')
+    screen = StreamScreen(policy.outputs, 1)
+    out: list[bytes] = []
+    for piece in ("the hare ", "and the he", "ro", "n came"):
+        event = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n' % piece.encode()
+        out += screen.feed(event, decode_chunk(data_of(event)))
+    assert b"hare" in b"".join(out) and b"he" + b"ro" not in b"".join(out) and screen.ended
+
+
+def test_the_routing_examples_work() -> None:
+    replicas = [ReplicaState("http://127.0.0.1:1"), ReplicaState("http://10.0.0.1:1")]
+    assert example_of("gateway/routing/filters/README.md")["OnlyLocal"]().keep(replicas, 0.0) == replicas[:1]
+    assert example_of("gateway/routing/scorers/README.md")["Alphabetical"]().score(replicas) == [0.5, 1.0]
+
+
+def test_the_sink_example_works(capsys: pytest.CaptureFixture[str]) -> None:
+    tracing = Tracing("test", 1.0, [example_of("tidegate/telemetry/sinks/README.md")["Lines"]()])
+    tracing.start("a span", None).end()
+    tracing.close()
+    assert "a span" in capsys.readouterr().err
