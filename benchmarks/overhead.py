@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -296,23 +296,22 @@ def take_rows(systems: list[System], rounds: int, scale: float) -> tuple[list[di
         print(f"round {number + 1} of {rounds} done", flush=True)
     rows = []
     for (name, mode, connections), samples in found.items():
-        direct = found["direct", mode, connections]
+        pairs = list(zip(samples, found["direct", mode, connections], strict=True))
         system = next(item for item in systems if item.name == name)
-
-        def middle(take: Callable[[int], float], samples: list[dict[str, float]] = samples) -> float:
-            return statistics.median(take(index) for index in range(len(samples)))
-
+        cpu_us_per_chunk = statistics.median(sample["cpu_us_per_chunk"] for sample in samples)
         rows.append(
             {
                 "system": name,
                 "mode": mode,
                 "connections": connections,
-                "cpu_us_per_request": round(middle(lambda i, s=samples: s[i]["cpu_us_per_request"]), 1),
-                "cpu_us_per_chunk": round(middle(lambda i, s=samples: s[i]["cpu_us_per_chunk"]), 2)
-                if mode != "json"
-                else None,
-                "added_p50_ms": round(middle(lambda i, s=samples, d=direct: s[i]["p50_ms"] - d[i]["p50_ms"]), 3),
-                "added_p99_ms": round(middle(lambda i, s=samples, d=direct: s[i]["p99_ms"] - d[i]["p99_ms"]), 3),
+                "cpu_us_per_request": round(statistics.median(sample["cpu_us_per_request"] for sample in samples), 1),
+                "cpu_us_per_chunk": None if mode == "json" else round(cpu_us_per_chunk, 2),
+                "added_p50_ms": round(
+                    statistics.median(ours["p50_ms"] - direct["p50_ms"] for ours, direct in pairs), 3
+                ),
+                "added_p99_ms": round(
+                    statistics.median(ours["p99_ms"] - direct["p99_ms"] for ours, direct in pairs), 3
+                ),
                 "rss_mb": system.rss_mb(),
             }
         )

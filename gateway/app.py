@@ -19,14 +19,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.http import answer, build_http
+from gateway.api.http import NO_TELEMETRY, answer, build_http
 from gateway.api.routes import ROUTES
 from gateway.exchange import Exchange, Message, Receive, Scope, Send, new_request_id, public_id
 from gateway.ledger.journal import Journal
@@ -140,8 +139,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
 
 def _management(gateway: Gateway, metrics: Metrics) -> FastAPI:
     """The management port: probes and metrics, no keys; keep it off the public network."""
-    off: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
-    app = FastAPI(title="Tidegate management", docs_url=None, redoc_url=None, openapi_url=None, telemetry=off)
+    app = FastAPI(title="Tidegate management", docs_url=None, redoc_url=None, openapi_url=None, telemetry=NO_TELEMETRY)
     app.state.not_ready = gateway.not_ready
     for route in ROUTES:
         if route.open_to_all and route.endpoint is not None:

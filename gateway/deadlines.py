@@ -38,13 +38,6 @@ class Deadlines:
         """Stops watching; harmless if it is not watched."""
         self._watched.discard(limited)
 
-    def close(self) -> None:
-        """Stops the timer."""
-        self._watched.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()

@@ -106,6 +106,13 @@ class Exchange:
             self.body_late = True
             self.task.cancel()
 
+    def note_filtered(self, verdicts: list[Verdict]) -> None:
+        """Notes that output guardrails ended at least one choice; nothing if there are no verdicts."""
+        if verdicts:
+            self.verdicts += verdicts
+            self.outcome = Outcome.FILTERED
+            self.finish_reason = "content_filter"
+
     def mark_first_byte(self) -> None:
         """Notes when the first answer byte went to the caller."""
         if self.ttft_s is None:

@@ -18,7 +18,7 @@ from gateway.relay import relay_answer, send_last, send_start
 from gateway.routing.select import Selector
 from gateway.settle import Settlement
 from gateway.snapshot import ServedModel
-from guardrails.engine.policy import Policy
+from guardrails.engine.policy import Policy, screen_off_loop
 from guardrails.engine.requests import Refused, check_media, screen_request
 from tidegate.config.resources import GUARDED_FIELDS
 from tidegate.config.settings import Settings
@@ -44,8 +44,6 @@ from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
 from tidegate.wire.openai import GenerateRequest, decode_fields, decode_request, encode
-
-_LARGE_BYTES = 131_072
 
 
 class Pipeline:
@@ -173,10 +171,7 @@ class Pipeline:
             span = self._tracing.start(names.SPAN_SCREEN_INPUT, exchange.span)
         try:
             _refuse_token_prompt(exchange.request)
-            if len(exchange.body) < _LARGE_BYTES:
-                exchange.body, exchange.verdicts = screen_request(policy, exchange.body)
-            else:  # other requests go on meanwhile
-                exchange.body, exchange.verdicts = await asyncio.to_thread(screen_request, policy, exchange.body)
+            exchange.body, exchange.verdicts = await screen_off_loop(screen_request, policy, exchange.body)
         except Refused as error:
             exchange.verdicts = list(error.verdicts)
             raise

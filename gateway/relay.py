@@ -11,6 +11,7 @@ from gateway.backends.connection import Connection
 from gateway.backends.vllm import ANSWER_HEADERS
 from gateway.exchange import Exchange
 from guardrails.engine.answers import screen_answer
+from guardrails.engine.policy import screen_off_loop
 from guardrails.engine.streams import StreamScreen
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamBroken, UpstreamError
@@ -19,7 +20,6 @@ from tidegate.wire.openai import Chunk, WireUsage, decode_answer, decode_any, de
 from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, Splitter, data_of
 
-_LARGE_BYTES = 131_072
 _MOST_TOKENS = 2**40
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
@@ -65,14 +65,8 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
     if exchange.policy is not None and exchange.policy.outputs:
-        if len(body) < _LARGE_BYTES:
-            body, verdicts = screen_answer(exchange.policy, body)
-        else:  # other requests go on meanwhile
-            body, verdicts = await asyncio.to_thread(screen_answer, exchange.policy, body)
-        if verdicts:
-            exchange.verdicts += verdicts
-            exchange.outcome = Outcome.FILTERED
-            exchange.finish_reason = "content_filter"
+        body, verdicts = await screen_off_loop(screen_answer, exchange.policy, body)
+        exchange.note_filtered(verdicts)
     exchange.mark_first_byte()
     await send_start(exchange, connection.status, _headers(connection, len(body)))
     await send_last(exchange, body)
@@ -206,10 +200,7 @@ class _Stream:
         exchange.outcome = Outcome.OK
         if screen is not None:
             out += screen.finish()
-            if screen.verdicts:
-                exchange.verdicts += screen.verdicts
-                exchange.outcome = Outcome.FILTERED
-                exchange.finish_reason = "content_filter"
+            exchange.note_filtered(screen.verdicts)
         out.append(done)
         self.done = True
 

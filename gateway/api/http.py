@@ -18,6 +18,8 @@ from tidegate.errors import InvalidRequest, MethodNotAllowed, NotFound, Tidegate
 from tidegate.store.keys import Pepper
 from tidegate.telemetry.logs import JsonLog
 
+NO_TELEMETRY: Any = {"auto_configure": False, "tracing": False, "metrics": False, "logs": False}
+"""FastAPI's own telemetry is off: the pipeline makes the spans and counts."""
 HotHandler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -31,7 +33,7 @@ def build_http(source: SnapshotSource, pepper: Pepper, hot: HotHandler, log: Jso
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,
-        telemetry={"auto_configure": False, "tracing": False, "metrics": False, "logs": False},
+        telemetry=NO_TELEMETRY,
     )
 
     async def check_key(request: Request) -> None:

@@ -5,7 +5,6 @@ read, so a slow caller never makes memory grow.
 """
 
 import asyncio
-from enum import Enum
 from typing import cast
 
 import httptools
@@ -16,13 +15,6 @@ from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
 _HIGH_WATER = 262_144
 _MAX_HEAD_BYTES = 65_536
 _SMALL_BYTES = 16_384  # copying this much is cheaper than a second buffer
-
-
-class Reuse(Enum):
-    """Whether a connection may serve another request."""
-
-    NO = 0
-    YES = 1
 
 
 class Connection(asyncio.Protocol):
@@ -123,13 +115,13 @@ class Connection(asyncio.Protocol):
         self.close()
         self._wake()
 
-    def release(self) -> Reuse:
+    def release(self) -> bool:
         """Ends the exchange; whether the connection may be used again."""
         self._deadlines.remove(self)
         if not self.complete or self.error is not None or self.is_closing or self._parser is None:
-            return Reuse.NO
+            return False
         self._parser = None
-        return Reuse.YES if self._keep_alive else Reuse.NO
+        return self._keep_alive
 
     def close(self) -> None:
         """Closes the socket at once; the model server sees it and stops generating."""

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from urllib.parse import urlsplit
 
-from gateway.backends.connection import Connection, Reuse
+from gateway.backends.connection import Connection
 from gateway.deadlines import Deadlines
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamTimeout, UpstreamUnavailable
@@ -25,7 +25,6 @@ class Pool:
         self._deadlines = Deadlines()
         self._closed = False
         self.netloc = parts.netloc
-        self.connections_opened = 0
 
     async def take(self, *, fresh: bool = False) -> Connection:
         """An open connection; `fresh` forbids one that has served before.
@@ -51,12 +50,11 @@ class Pool:
             raise UpstreamTimeout("the model server did not accept a connection in time") from error
         except (OSError, ssl.SSLError) as error:
             raise UpstreamUnavailable(f"the model server cannot be reached ({type(error).__name__})") from error
-        self.connections_opened += 1
         return connection
 
     def give_back(self, connection: Connection) -> None:
         """Ends the exchange on `connection`: kept if its answer was complete, else closed at once."""
-        if connection.release() is Reuse.YES and not self._closed and len(self._idle) < MAX_IDLE:
+        if connection.release() and not self._closed and len(self._idle) < MAX_IDLE:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:

@@ -1,13 +1,16 @@
 """A policy: the guardrails and permissions a project's requests obey, built once and shared."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
 from tidegate import plugins
 from tidegate.config import resources
-from tidegate.types import Action
+from tidegate.types import Action, Verdict
+
+_LARGE_BYTES = 131_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,16 @@ def build_policy(spec: resources.Policy) -> Policy:
         allow_request_fields=frozenset(spec.allow_request_fields),
         allow_media_schemes=tuple(f"{scheme.lower().rstrip(':')}:" for scheme in spec.allow_media_schemes),
     )
+
+
+Screen = Callable[[Policy, bytes], tuple[bytes, list[Verdict]]]
+
+
+async def screen_off_loop(screen: Screen, policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
+    """`screen(policy, raw)`; a large body is read in a thread, so that other requests go on meanwhile."""
+    if len(raw) < _LARGE_BYTES:
+        return screen(policy, raw)
+    return await asyncio.to_thread(screen, policy, raw)
 
 
 KEY = -1

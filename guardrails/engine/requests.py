@@ -8,7 +8,7 @@ from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.policy import KEY, Policy, strings
 from tidegate.errors import ContentFiltered, InvalidRequest
 from tidegate.types import Action, Verdict
-from tidegate.wire.openai import decode_any, decode_fields, encode
+from tidegate.wire.openai import decode_object, encode
 
 _INLINE_MEDIA = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,[A-Za-z0-9+/=]*\Z")
 
@@ -24,7 +24,7 @@ def screen_request(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
     if not suspects:
         return raw, []
     try:
-        fields = {key: decode_any(value) for key, value in decode_fields(raw).items()}
+        fields = decode_object(raw)
     except ValueError as error:
         raise InvalidRequest("The body is not valid JSON.") from error
     verdicts: list[Verdict] = []
@@ -56,10 +56,10 @@ def check_media(policy: Policy, raw: bytes) -> None:
     if b"_url" not in raw and b"\\u" not in raw:
         return
     try:
-        body = decode_any(raw)
+        body = decode_object(raw)
     except ValueError as error:
         raise InvalidRequest("The body is not valid JSON.") from error
-    for path, url in strings(body.get("messages") if isinstance(body, dict) else None):
+    for path, url in strings(body.get("messages")):
         if _is_media_url(path) and not url.lstrip().lower().startswith(policy.allow_media_schemes):
             allowed = ", ".join(policy.allow_media_schemes)
             raise InvalidRequest(

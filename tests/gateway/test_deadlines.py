@@ -25,7 +25,6 @@ def test_what_is_overdue_is_told_and_nothing_else() -> None:
         deadlines.remove(removed)
         await asyncio.sleep(2.5 * PERIOD_S)
         assert soon.told >= 1 and late.told == removed.told == 0
-        deadlines.close()
 
     asyncio.run(main())
 
@@ -39,6 +38,5 @@ def test_the_timer_rests_when_nothing_is_watched() -> None:
         assert deadlines._timer is None and thing.told == 0
         deadlines.add(thing)
         assert deadlines._timer is not None
-        deadlines.close()
 
     asyncio.run(main())

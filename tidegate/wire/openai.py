@@ -94,5 +94,6 @@ decode_answer = msgspec.json.Decoder(Answer).decode
 decode_chunk = msgspec.json.Decoder(Chunk).decode
 decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 """Top-level fields, each as its own bytes."""
+decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_any = msgspec.json.Decoder().decode
 encode = msgspec.json.encode
