@@ -1,1 +1,1 @@
-"""The Responses runtime: the tool loop. A service of its own."""
+"""Agents: the Responses API, run by LangGraph; every model and tool call goes back through the gateway's public door."""

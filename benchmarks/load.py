@@ -1,6 +1,6 @@
 """The load generator: bare sockets on uvloop, one request after the other per connection.
 
-Prints one JSON object: latencies in ms (whole answer; first byte), requests, chunks, errors.
+Prints one JSON object: latencies in ms (whole answer; its first byte), requests, chunks, errors.
 """
 
 import argparse
@@ -30,12 +30,12 @@ class Caller(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        if not self.first_at:
-            self.first_at = time.perf_counter()
         assert self._parser is not None
         self._parser.feed_data(data)
 
     def on_body(self, body: bytes) -> None:
+        if not self.first_at:
+            self.first_at = time.perf_counter()  # of an answer, not of its head: some send that before there is one
         self.chunks += body.count(b"data: {")
         self.body_tail = body[-24:]
 

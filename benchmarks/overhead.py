@@ -34,6 +34,7 @@ from benchmarks.readme import write_table
 from tests.stand import Process, free_port, wait_until
 from tests.tidegate.store.databases import postgres_database
 from tidegate.config.load import load
+from tidegate.identity import make_keys
 from tidegate.store.database import Database
 from tidegate.store.keys import Pepper, create_key
 from tidegate.store.resources import apply_resources
@@ -120,26 +121,12 @@ def measure(system: System, mode: str, connections: int, requests: int) -> dict[
 
 
 def start_tidegate(folder: Path, upstream: str, otlp_port: int, store_url: str, processes: list[Process]) -> System:
-    """`tidegate serve` with the production settings; only addresses and limits are ours."""
-    document = yaml.safe_load((ROOT / "deploy" / "tidegate.production.yaml").read_text())
+    """`tidegate serve` with the production settings."""
     port, management_port = free_port(), free_port()
-    settings, resources = document["settings"], document["resources"]
-    settings["gateway"] |= {
-        "host": "127.0.0.1",
-        "port": port,
-        "management_host": "127.0.0.1",
-        "management_port": management_port,
-    }
-    settings["store"] = {"url": store_url}
-    settings["journal"] = {"directory": str(folder / "journal")}
-    settings["auth"] = {"key_pepper_file": str(folder / "pepper")}
-    settings["telemetry"]["sinks"] = [{"type": "otlp", "endpoint": f"http://127.0.0.1:{otlp_port}/v1/traces"}]
-    resources["models"] = [{"name": "fake", "replicas": [{"url": upstream}]}]
-    owner = resources["organisations"][0]
-    owner["projects"][0] |= {
-        "models": ["fake"],
-        "limits": {"requests_per_minute": 10_000_000, "concurrent_requests": 10_000},
-    }
+    document = configuration(folder, upstream, otlp_port, store_url)
+    document["settings"]["gateway"] |= {"port": port, "management_port": management_port}
+    make_keys(folder / "private.json", folder / "public.json")
+    owner = document["resources"]["organisations"][0]
     (folder / "pepper").write_bytes(PEPPER)
     config = folder / "tidegate.yaml"
     config.write_text(yaml.safe_dump(document))
@@ -149,6 +136,28 @@ def start_tidegate(folder: Path, upstream: str, otlp_port: int, store_url: str, 
     processes.append(process)
     wait_until(lambda: get(f"http://127.0.0.1:{management_port}/readyz") is not None, 30, "tidegate")
     return System("tidegate", port, process, key=key, management_port=management_port)
+
+
+def configuration(folder: Path, upstream: str, otlp_port: int, store_url: str) -> dict[str, Any]:
+    """The production configuration; only addresses and limits are ours."""
+    document: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "tidegate.production.yaml").read_text())
+    settings, resources = document["settings"], document["resources"]
+    settings["gateway"] |= {"host": "127.0.0.1", "management_host": "127.0.0.1"}
+    settings["store"] = {"url": store_url}
+    settings["journal"] = {"directory": str(folder / "journal")}
+    settings["auth"] = {"key_pepper_file": str(folder / "pepper")}
+    settings["identity"] = {
+        "signing_key_file": str(folder / "private.json"),
+        "public_keys_file": str(folder / "public.json"),
+    }
+    settings["telemetry"]["sinks"] = [{"type": "otlp", "endpoint": f"http://127.0.0.1:{otlp_port}/v1/traces"}]
+    resources |= {"models": [{"name": "fake", "replicas": [{"url": upstream}]}], "presets": [], "mcp_servers": []}
+    resources["organisations"][0]["projects"][0] |= {
+        "models": ["fake"],
+        "mcp_servers": [],
+        "limits": {"requests_per_minute": 10_000_000, "concurrent_requests": 10_000},
+    }
+    return document
 
 
 async def prepare(config: Path, organisation: str, project: str) -> str:

@@ -58,6 +58,7 @@ NEGATIVES: dict[str, Callable[[Source], str]] = {
     "timestamp, ISO 8601": lambda source: moment(source).isoformat(),
     "timestamp, 14 digits": lambda source: moment(source).strftime("%Y%m%d%H%M%S"),
     "UUID 4": lambda source: str(uuid.UUID(int=source.getrandbits(128), version=4)),
+    "hexadecimal id, 32 characters": lambda source: f"{source.getrandbits(128):032x}",
     "fraction, as Python prints it": lambda source: str(source.random()),
     "IBAN, in one": lambda source: iban(source),
     "IBAN, in groups of four": lambda source: " ".join(re.findall(".{1,4}", iban(source))),

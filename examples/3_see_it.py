@@ -42,6 +42,7 @@ def traced_request(trace_id: str) -> str:
         model=model,
         messages=[{"role": "user", "content": "Good morning. " * 90}],  # long enough for vLLM's prefix cache
         max_tokens=8,
+        extra_body={"min_tokens": 8},
         extra_headers={"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", "x-request-id": "journey-3"},
     )
     assert answer.headers["x-request-id"] == "journey-3"

@@ -5,41 +5,52 @@ One request, step by step (`pipeline.py` has a verb for each from 2 on):
  1. `Gateway.__call__` gives a hot path straight to the pipeline; FastAPI serves the rest. Both come from `api/routes.py`.
  2. `trace`         join the caller's trace or begin one
  3. `authenticate`  from the headers alone, against the snapshot in memory
- 4. `read`          the body once, bounded; only the fields we act on are decoded
+ 4. `read`          the body once, bounded; only the fields we act on are decoded; from here on a hang-up cancels
  5. `admit`         model access, request rate, guarded fields; from here on there is exactly one usage row
  6. `screen_input`  the policy's guardrails on the caller's text
- 7. `reserve`       a concurrency slot for what will really be sent
- 8. `begin`         the journal's first record; from here on a hang-up cancels, a crash leaves an `interrupted` row
- 9. `dispatch`      select a replica (`routing/`), send (`backends/`), pass the answer back (`relay.py`) through the
-                    output guardrails; another replica only before the answer has begun
-10. `settle`        on every exit: give back, journal the row, metrics, span, log line
+ 7. `augment`       a preset's prompt, and passages found with the caller's own rights
+ 8. `reserve`       a concurrency slot for what will really be sent
+ 9. `begin`         the journal's first record; from here on a crash leaves an `interrupted` row
+10. `dispatch`      select a replica (`routing/`), send (`backends/`), pass the answer back (`relay.py`) through the
+                    output guardrails; another replica only before the first event has reached the caller
+11. `settle`        on every exit: give back, journal the row, metrics, span, log line
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.http import NO_TELEMETRY, answer, build_http
+from gateway.api.http import build_http
 from gateway.api.routes import ROUTES
+from gateway.augment import Augmenter
+from gateway.auth.callers import AUDIENCE, Callers
+from gateway.backends.service import ServiceClient
+from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange, Message, Receive, Scope, Send, new_request_id, public_id
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper
 from gateway.limits.memory import MemoryLimits
+from gateway.mcp.door import ToolDoor
+from gateway.mcp.federation import Federation
+from gateway.mcp.meter import ToolMeter
 from gateway.pipeline import Pipeline
+from gateway.routing.failover import Failover
 from gateway.routing.select import Selector
+from gateway.services import ServiceRelay
 from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, Overloaded, StoreError
+from tidegate.errors import MethodNotAllowed, Overloaded, StoreError, TidegateError
+from tidegate.identity import Minter, Verifier
+from tidegate.serving.http import management
 from tidegate.store.database import Database
-from tidegate.store.keys import Pepper, read_pepper
+from tidegate.store.keys import read_pepper
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
@@ -52,12 +63,23 @@ class Gateway:
     """The ASGI application of the public port."""
 
     def __init__(
-        self, source: SnapshotSource, pipeline: Pipeline, pepper: Pepper, log: JsonLog, *, max_inflight: int
+        self,
+        source: SnapshotSource,
+        pipeline: Pipeline,
+        services: ServiceRelay,
+        tools: ToolDoor,
+        callers: Callers,
+        log: JsonLog,
+        *,
+        max_inflight: int,
     ) -> None:
         self._source = source
         self._max_inflight = max_inflight
         self.pipeline = pipeline
-        self.http = build_http(source, pepper, self.serve_hot, log)
+        self.tools = tools
+        raw = {path: self.serve_hot for path in HOT_PATHS} | {"/mcp": tools, "/mcp/{server}": tools}
+        self.http = build_http(source, callers, raw, services, log)
+        self.http.state.tool_metadata = tools.metadata
         self.http.state.not_ready = self.not_ready
         self.stopping = False
 
@@ -66,19 +88,34 @@ class Gateway:
         if scope["type"] == "http" and scope["path"] in HOT_PATHS:
             await self.serve_hot(scope, receive, send)
         else:
-            await self.http(scope, receive, _with_id(scope, send))
+            request_id = new_request_id(time.time())
+            if scope["type"] == "http" and (scope["path"] + "/").startswith("/mcp/") and scope["path"][-1:] != "/":
+                await self.tools(scope, receive, _with_id(scope, send, request_id))
+                return
+            scope["state"] = {"request_id": request_id}
+            await self.http(scope, receive, _with_id(scope, send, request_id))
 
     async def serve_hot(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of a hot path."""
-        if scope["method"] != "POST":
-            wrong = MethodNotAllowed(f"{scope['method']} is not allowed here; allowed: POST.", allow="POST")
-            await answer(wrong)(scope, receive, _with_id(scope, send))
+        operation, refusal = HOT_PATHS[scope["path"]], self._refusal(scope["method"])
+        if refusal is not None:
+            status, headers, body = operation.dialect.render(refusal)
+            response = Response(body, status, dict(headers))
+            await response(scope, receive, _with_id(scope, send, new_request_id(time.time())))
             return
+        await self.pipeline.run(Exchange(scope, receive, send, self._source.current, operation))
+
+    def _refusal(self, method: str) -> TidegateError | None:
+        """Why a request does not even enter the pipeline."""
+        if method != "POST":
+            return MethodNotAllowed(f"{method} is not allowed here; allowed: POST.", allow="POST")
         if len(self.pipeline.inflight) >= self._max_inflight:
-            full = Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
-            await answer(full)(scope, receive, _with_id(scope, send))
-            return
-        await self.pipeline.run(Exchange(scope, receive, send, self._source.current, HOT_PATHS[scope["path"]]))
+            return Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
+        return None
+
+    def stop(self) -> None:
+        """From here on the process reports that it is not ready."""
+        self.stopping = True
 
     def not_ready(self) -> str | None:
         """Why no request should be sent here; None if all is well."""
@@ -96,71 +133,121 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
     Raises:
         OperatorError: pepper, journal, database or a plugin is missing or wrong.
     """
-    pepper = read_pepper(settings.auth.key_pepper_file)
+    minter = Minter.read(settings.identity.signing_key_file)
     metrics = Metrics()
     exporters = [plugins.build("telemetry_sink", sink) for sink in settings.telemetry.sinks]
-    tracing = Tracing("tidegate-gateway", settings.telemetry.sample_ratio, exporters)
+    parts = _Parts(
+        settings=settings,
+        log=log,
+        metrics=metrics,
+        tracing=Tracing("tidegate-gateway", settings.telemetry.sample_ratio, exporters),
+        minter=minter,
+        callers=Callers(
+            read_pepper(settings.auth.key_pepper_file),
+            Verifier.read(settings.identity.public_keys_file, AUDIENCE),
+            metrics,
+            log,
+        ),
+        journal=Journal(settings.journal.directory, settings.journal.segment_bytes),
+        knowledge=ServiceClient(settings.knowledge.url, "knowledge", minter, settings.relay),
+        agents=ServiceClient(settings.agents.url, "agents", minter, settings.relay),
+    )
     database = Database(settings.store)
-    journal = Journal(settings.journal.directory, settings.journal.segment_bytes)
-    source = SnapshotSource(database, settings, metrics, log)
-    shipper = Shipper(journal, database, settings.journal, metrics, log)
+    source = SnapshotSource(database, settings, minter, metrics, log)
+    shipper = Shipper(parts.journal, database, settings.journal, metrics, log)
     try:
         await database.require_current()
         await source.load()
-        journal.open()
+        parts.journal.open()
         await shipper.recover()
-        pipeline = Pipeline(
-            settings,
-            pepper,
-            limits=MemoryLimits(),
-            selector=Selector(
-                [plugins.build("routing_filter", item) for item in settings.routing.filters],
-                [plugins.build("routing_scorer", item) for item in settings.routing.scorers],
-            ),
-            settlement=Settlement(journal, metrics, log, access_log=settings.telemetry.access_log),
-            tracing=tracing,
-            metrics=metrics,
-            log=log,
-        )
-        gateway = Gateway(source, pipeline, pepper, log, max_inflight=settings.gateway.max_inflight_requests)
+        gateway = _assembled(parts, source)
         background = [asyncio.ensure_future(source.watch()), asyncio.ensure_future(shipper.run())]
         try:
-            yield gateway, _management(gateway, metrics)
+            async with gateway.tools.running():
+                yield gateway, management(gateway.not_ready, metrics)
         finally:
-            await _settle_rest(pipeline)
+            await _settle_rest(gateway.pipeline)
             await _end(background)
             await _ship_rest(shipper, log)
     finally:
         source.close()
-        journal.close()
+        parts.close()
         await database.close()
-        await asyncio.to_thread(tracing.close)
+        await asyncio.to_thread(parts.tracing.close)
 
 
-def _management(gateway: Gateway, metrics: Metrics) -> FastAPI:
-    """The management port: probes and metrics, no keys; keep it off the public network."""
-    app = FastAPI(title="Tidegate management", docs_url=None, redoc_url=None, openapi_url=None, telemetry=NO_TELEMETRY)
-    app.state.not_ready = gateway.not_ready
-    for route in ROUTES:
-        if route.open_to_all and route.endpoint is not None:
-            app.add_api_route(route.path, route.endpoint, response_model=None)
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What is built before anything is opened."""
 
-    async def render_metrics(request: Request) -> Response:
-        return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE_LATEST)
+    settings: Settings
+    log: JsonLog
+    metrics: Metrics
+    tracing: Tracing
+    minter: Minter
+    callers: Callers
+    journal: Journal
+    knowledge: ServiceClient
+    agents: ServiceClient
 
-    app.add_api_route("/metrics", render_metrics, response_model=None)
-    return app
+    def close(self) -> None:
+        """Lets go of connections and the journal."""
+        self.knowledge.close()
+        self.agents.close()
+        self.journal.close()
 
 
-def _with_id(scope: Scope, send: Send) -> Send:
-    """`send` that adds `x-request-id`, which the pipeline adds by itself."""
+def _assembled(parts: _Parts, source: SnapshotSource) -> Gateway:
+    """The gateway out of its parts."""
+    settings, log, metrics, tracing = parts.settings, parts.log, parts.metrics, parts.tracing
+    limits = MemoryLimits()
+    pipeline = Pipeline(
+        settings,
+        parts.callers,
+        limits=limits,
+        dispatcher=_dispatcher(parts),
+        settlement=Settlement(parts.journal, metrics, log, access_log=settings.telemetry.access_log),
+        augmenter=Augmenter(parts.knowledge, settings.knowledge.search_timeout_s),
+        tracing=tracing,
+        metrics=metrics,
+        log=log,
+    )
+    clients = {"knowledge": parts.knowledge, "agents": parts.agents}
+    services = ServiceRelay(clients, settings, limits, tracing, metrics, log)
+    federation = Federation(settings.mcp, limits, tracing, ToolMeter(parts.journal, metrics, log))
+    tools = ToolDoor(source, parts.callers, federation, settings)
+    gateway = Gateway(
+        source, pipeline, services, tools, parts.callers, log, max_inflight=settings.gateway.max_inflight_requests
+    )
+    gateway.http.state.minter = parts.minter
+    return gateway
+
+
+def _dispatcher(parts: _Parts) -> Dispatcher:
+    routing = parts.settings.routing
+    return Dispatcher(
+        Selector(
+            [plugins.build("routing_filter", item) for item in routing.filters],
+            [plugins.build("routing_scorer", item) for item in routing.scorers],
+        ),
+        Failover(routing.retries),
+        minter=parts.minter,
+        tracing=parts.tracing,
+        metrics=parts.metrics,
+        log=parts.log,
+    )
+
+
+def _with_id(scope: Scope, send: Send, request_id: str) -> Send:
+    """`send` that adds the ids of the request, which the pipeline adds by itself."""
 
     async def add(message: Message) -> None:
         if message["type"] == "http.response.start":
             theirs = dict(scope["headers"]).get(b"x-request-id")
             message["headers"] = [
                 *message["headers"],
-                (b"x-request-id", public_id(theirs, new_request_id(time.time()))),
+                (b"x-request-id", public_id(theirs, request_id)),
+                (b"x-tidegate-request-id", request_id.encode()),
             ]
         await send(message)
 

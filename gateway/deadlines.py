@@ -5,7 +5,10 @@ most, which no limit of a gateway minds.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Protocol
+
+from tidegate.errors import InvalidRequest
 
 PERIOD_S = 0.1
 
@@ -44,3 +47,27 @@ class Deadlines:
         for limited in [item for item in self._watched if item.due <= now]:
             limited.overdue(now)
         self._timer = loop.call_later(PERIOD_S, self._look) if self._watched else None
+
+
+def patience_s(headers: Mapping[bytes, bytes], *, stream: bool, most_s: float) -> float:
+    """How long a caller gives a request: `x-tidegate-timeout-ms`, what OpenAI's client says of itself, or `most_s`.
+
+    `x-stainless-read-timeout` (seconds, sent by the `openai` package) is the wait for any byte, so it says how long a
+    whole answer may take, but nothing of a stream.
+
+    Raises:
+        InvalidRequest: our own header is not a number of milliseconds.
+    """
+    limit_s = most_s
+    if (ours := headers.get(b"x-tidegate-timeout-ms")) is not None:
+        if not ours.isdigit() or not int(ours[:12]) > 0:
+            raise InvalidRequest("The header x-tidegate-timeout-ms must be a whole number of milliseconds above 0.")
+        limit_s = min(limit_s, int(ours[:12]) / 1000)
+    if not stream and (theirs := headers.get(b"x-stainless-read-timeout")) is not None:
+        try:
+            seconds = float(theirs)
+        except ValueError:
+            return limit_s
+        if seconds > 0:  # also false for NaN
+            limit_s = min(limit_s, seconds)
+    return limit_s

@@ -4,15 +4,18 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 from opentelemetry.trace import Span
 
+from gateway.backends.connection import Buffer
 from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
-from tidegate.errors import TidegateError
+from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, TidegateError
+from tidegate.serving.protocol import ABORT
 from tidegate.types import Outcome, Principal, Usage, Verdict
 from tidegate.wire.openai import GenerateRequest
 
@@ -24,20 +27,115 @@ Send = Callable[[Message], Awaitable[None]]
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
+class Upload(Protocol):
+    """A form on its way; see `gateway/upload.py`."""
+
+    head: bytes
+    more: bool
+    begun: bool
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the whole form, if known."""
+
+    def rename(self, model: str) -> None:
+        """Puts another model's name into the head."""
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """What comes after the head."""
+        ...
+
+
+class Stream(Protocol):
+    """One stream's events on their way to the caller."""
+
+    events: int
+    """Events so far that `take` has seen and that are more than a comment."""
+    done: bool
+    """The last event has been taken."""
+    cut: bool
+    """A guardrail has ended it; what the model server still sends is not wanted."""
+
+    def take(self, event: bytes, out: list[bytes]) -> None:
+        """Adds to `out` what may go to the caller now that `event` is here.
+
+        Raises:
+            UpstreamError: the event cannot be read, is an error, or ends the stream too early.
+        """
+
+    def is_usual(self, event: bytes) -> bool:
+        """Whether `event` is a plain piece of text like those before, and may go out at once."""
+        ...
+
+
+class Dialect(Protocol):
+    """Whose words are spoken on a path: how an error looks, and what an answer says of itself."""
+
+    counts_on_request: bool
+    """Whether a stream tells its usage only where `stream_options` asks for it."""
+
+    def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
+        """Status, headers and body of `error`."""
+        ...
+
+    def render_event(self, error: TidegateError) -> bytes:
+        """`error` as an event of a stream that has begun."""
+        ...
+
+    def open_stream(self, exchange: "Exchange") -> Stream:
+        """The reader of a stream that begins."""
+        ...
+
+    def read_answer(self, body: bytes) -> Usage | None:
+        """What a whole answer says of its tokens.
+
+        Raises:
+            UpstreamBroken: it is not an answer.
+        """
+        ...
+
+    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
+        """The answer as the output guardrails let it pass."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a path does."""
+
+    name: str
+    """GenAI's name of it, for telemetry."""
+    dialect: Dialect
+    generates: bool = False
+    """Whether it writes text, and may stream it."""
+    upload: bool = False
+    """Whether the body is a form with a file, which is passed on as it comes."""
+
+
+class Tried(NamedTuple):
+    """An attempt that failed."""
+
+    replica: str
+    code: str
+
+
 class Exchange:
     """What is known of a request so far. Stages fill it from top to bottom."""
 
     __slots__ = (
-        "admitted", "answer_bytes", "asked_for_usage", "begun", "body", "body_late", "client_gone", "due",
-        "error", "finish_reason", "headers", "headers_sent", "model", "operation", "outcome", "path", "pick",
-        "pieces", "policy", "principal", "public_id", "receive", "request", "request_id", "reserved", "row",
-        "send", "sent_last", "settled", "snapshot", "span", "started", "started_at", "status", "stream", "task",
-        "trace", "trace_id", "tried", "ttft_s", "usage", "verdicts", "watcher",
+        "admitted", "answer_bytes", "asked_for_usage", "begun", "body", "citations", "cut_by", "due", "error",
+        "extensions", "finish_reason", "headers", "headers_sent", "model", "operation", "outcome", "parent_request_id",
+        "parts", "path", "pick", "pieces", "policy", "principal", "public_id", "quiet_since", "receive", "request",
+        "request_id", "reserved", "row", "send", "sent_last", "settled", "snapshot", "span", "started", "started_at",
+        "status", "stream", "task", "trace", "trace_id", "tried", "ttft_s", "upload", "usage", "verdicts", "watcher",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, snapshot: Snapshot, operation: str) -> None:
+    def __init__(  # noqa: PLR0915 - a line per slot
+        self, scope: Scope, receive: Receive, send: Send, snapshot: Snapshot, operation: Operation
+    ) -> None:
         self.receive = receive
         self.send = send
+        self.extensions: MutableMapping[str, Any] = scope.get("extensions") or {}
         self.snapshot = snapshot
         self.operation = operation
         self.path: str = scope["path"]
@@ -49,44 +147,47 @@ class Exchange:
 
         self.span: Span | None = None
         """Only where the trace is sampled."""
-        self.trace_id = ""
-        self.trace = b""
-        """Header lines that carry the trace on to the model server."""
+        self.trace_id, self.trace = "", b""
+        """And the header lines that carry the trace on to the model server."""
         self.principal: Principal | None = None
         self.policy: Policy | None = None
+        self.parent_request_id: str | None = None
+        """Where a service of ours calls: the request that it works on."""
         self.model: ServedModel | None = None
         self.request: GenerateRequest | None = None
         self.body = b""
-        self.stream = False
-        self.asked_for_usage = False
+        """As the caller sent it, or as a guardrail or a preset has changed it."""
+        self.upload: Upload | None = None
+        """In place of a body, where the operation is an upload."""
+        self.parts: tuple[Buffer, ...] = ()
+        """What is sent on, in pieces, so that a large body is not copied for a small change."""
+        self.stream = self.asked_for_usage = False
+        self.citations: list[dict[str, Any]] | None = None
+        """Where the passages stand that a preset has shown to the model; None where nothing was searched."""
 
-        self.admitted = False
-        """From here on there is exactly one usage row."""
-        self.reserved = False
-        self.begun = False
+        self.admitted = self.reserved = self.begun = self.settled = False
+        """How far it has come; from `admitted` on there is exactly one usage row."""
         self.row: dict[str, Any] | None = None
         """The usage row as journalled at `begin`."""
-        self.settled = False
 
         self.pick: Pick | None = None
-        self.tried: tuple[str, ...] = ()
-        """Replicas that failed before the answer began."""
+        self.tried: tuple[Tried, ...] = ()
+        """Attempts that failed before the answer began."""
         self.task: asyncio.Task[Any] | None = None
         self.watcher: asyncio.Future[Message] | None = None
-        self.client_gone = False
-        self.due = 0.0
-        self.body_late = False
-        self.headers_sent = False
-        self.sent_last = False
+        self.quiet_since = self.due = 0.0
+        """Loop times: since when the caller has heard nothing; when the body, and later the answer, is overdue."""
+        self.cut_by: TidegateError | None = None
+        """Why the task was cancelled; None if it was not, or the server is stopping."""
+        self.headers_sent = self.sent_last = False
 
         self.status: int | None = None
         self.outcome = Outcome.ERROR
         self.error: TidegateError | None = None
         self.ttft_s: float | None = None
         self.usage: Usage | None = None
-        self.pieces = 0
-        """Pieces of text that the model server has streamed; it sends one per token."""
-        self.answer_bytes = 0
+        self.pieces = self.answer_bytes = 0
+        """Pieces of text that the model server has streamed, one per token; bytes of a whole answer."""
         self.finish_reason: str | None = None
         self.verdicts: list[Verdict] = []
 
@@ -101,10 +202,47 @@ class Exchange:
         return self.model
 
     def overdue(self, now: float) -> None:
-        """See `Limited`: the body has not arrived in time."""
-        if self.task is not None and not self.body_late:
-            self.body_late = True
+        """See `Limited`."""
+        late = BodyTimeout("The body did not arrive in time.")
+        over = DeadlineExceeded("The time given for this request is over.")
+        self.cut(late if self.watcher is None else over, also_at_the_end=True)
+
+    def cut(self, reason: TidegateError, *, also_at_the_end: bool = False) -> None:
+        """Cancels whatever is going on, unless only the end of the answer is yet to be taken by the caller."""
+        under_way = self.task is not None and not self.settled and (also_at_the_end or not self.sent_last)
+        if under_way and self.cut_by is None and self.task is not None:
+            self.cut_by = reason
             self.task.cancel()
+
+    async def abandon(self) -> None:
+        """Ends the connection of a caller who takes nothing, not even the last words."""
+        if ABORT in self.extensions:
+            self.extensions[ABORT]["now"]()
+            await asyncio.sleep(0)  # so that the server notices before this task returns
+
+    def watch(self) -> None:
+        """From here on a hang-up cancels; call it once the body is read."""
+        self.watcher = asyncio.ensure_future(self.receive())
+        self.watcher.add_done_callback(self._on_message)
+
+    def _on_message(self, message: asyncio.Future[Message]) -> None:
+        if not message.cancelled():
+            self.cut(ClientGone("the caller hung up"))
+
+    def carry_trace(self, value: bytes) -> None:
+        """From here on the trace goes on under `value`, a traceparent."""
+        self.trace = self.trace_lines(value)
+
+    def trace_lines(self, value: bytes) -> bytes:
+        """Complete header lines that carry the trace on."""
+        lines = b"traceparent: %s\r\n" % value
+        state = self.headers.get(b"tracestate")
+        return lines + b"tracestate: %s\r\n" % state if state and len(state) <= 512 else lines
+
+    def begin_again(self) -> None:
+        """Forgets what a failed attempt has brought, none of which the caller has seen."""
+        self.usage, self.pieces, self.answer_bytes, self.finish_reason = None, 0, 0, None
+        self.verdicts = [verdict for verdict in self.verdicts if verdict.origin != "output"]
 
     def note_filtered(self, verdicts: list[Verdict]) -> None:
         """Notes that output guardrails ended at least one choice; nothing if there are no verdicts."""
@@ -114,9 +252,11 @@ class Exchange:
             self.finish_reason = "content_filter"
 
     def mark_first_byte(self) -> None:
-        """Notes when the first answer byte went to the caller."""
+        """Notes when the first event, or the whole answer, went to the caller: from here on no other replica can help."""
         if self.ttft_s is None:
             self.ttft_s = time.perf_counter() - self.started
+            if self.pick is not None:
+                self.pick.replica.answered(time.monotonic())
 
 
 def new_request_id(now: float) -> str:

@@ -4,46 +4,47 @@ Streaming and non-streaming take the same stages. Whatever happens, `settle` run
 """
 
 import asyncio
-from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
-from gateway.auth.api_keys import authenticate
-from gateway.deadlines import Deadlines
-from gateway.exchange import Exchange, Message
+from gateway.augment import Augmenter
+from gateway.auth.callers import Callers, credential
+from gateway.body import check_content_type, prepare, read_request, receive_body
+from gateway.deadlines import Deadlines, patience_s
+from gateway.dispatch import Dispatcher
+from gateway.exchange import Exchange
 from gateway.limits.memory import MemoryLimits
-from gateway.relay import relay_answer, send_last, send_start
-from gateway.routing.select import Selector
+from gateway.relay import send_last, send_start
 from gateway.settle import Settlement
-from gateway.snapshot import ServedModel
+from gateway.upload import read_form
 from guardrails.engine.policy import Policy, screen_off_loop
 from guardrails.engine.requests import Refused, check_media, screen_request
 from tidegate.config.resources import GUARDED_FIELDS
 from tidegate.config.settings import Settings
 from tidegate.errors import (
-    BodyTimeout,
     BodyTooLarge,
     ClientError,
     ClientGone,
+    DeadlineExceeded,
     InvalidRequest,
     OperatorError,
     TidegateError,
-    UnsupportedMediaType,
-    UpstreamBroken,
     UpstreamError,
-    UpstreamUnavailable,
-    render,
-    render_event,
+    UpstreamRejected,
 )
-from tidegate.store.keys import Pepper
+from tidegate.identity import caller_for
+from tidegate.serving.http import where
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
-from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
+from tidegate.telemetry.tracing import Tracing, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
-from tidegate.wire.openai import GenerateRequest, decode_fields, decode_request, encode
+from tidegate.wire.openai import GenerateRequest
+
+_LAST_WORDS_S = 2.0
+"""How long a caller has to take an error."""
 
 
 class Pipeline:
@@ -52,19 +53,21 @@ class Pipeline:
     def __init__(  # noqa: PLR0913 - the composition root passes everything in
         self,
         settings: Settings,
-        pepper: Pepper,
+        callers: Callers,
         *,
         limits: MemoryLimits,
-        selector: Selector,
+        dispatcher: Dispatcher,
         settlement: Settlement,
+        augmenter: Augmenter,
         tracing: Tracing,
         metrics: Metrics,
         log: JsonLog,
     ) -> None:
+        self._augmenter = augmenter
         self._settings = settings
-        self._pepper = pepper
+        self._callers = callers
         self._limits = limits
-        self._selector = selector
+        self._dispatcher = dispatcher
         self._settlement = settlement
         self._tracing = tracing
         self._metrics = metrics
@@ -83,23 +86,25 @@ class Pipeline:
             await self.read(exchange)
             self.admit(exchange)
             await self.screen_input(exchange)
+            await self.augment(exchange)
             self.reserve(exchange)
             self.begin(exchange)
             await self.dispatch(exchange)
         except TidegateError as error:
+            if isinstance(error, Refused):
+                exchange.verdicts = list(error.verdicts)
             await self.refuse(exchange, error)
-        except RecursionError:
-            await self.refuse(exchange, InvalidRequest("The body is nested too deeply."))
         except asyncio.CancelledError:
-            exchange.outcome, exchange.error = Outcome.CANCELLED, ClientGone("the caller hung up")
-            if exchange.task is None or not (exchange.client_gone or exchange.body_late):
-                raise  # the server is stopping
+            reason = exchange.cut_by or ClientGone("the server is stopping")
+            exchange.outcome, exchange.error = Outcome.CANCELLED, reason
+            if exchange.task is None or exchange.cut_by is None:
+                raise
             exchange.task.uncancel()
-            if exchange.body_late:
-                await self.refuse(exchange, BodyTimeout("The body did not arrive in time."))
+            if not isinstance(reason, ClientGone):
+                await self.refuse(exchange, reason)
         except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
             self._log.write(
-                "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=_where(error)
+                "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=where(error)
             )
             await self.refuse(
                 exchange, TidegateError("The gateway failed. The incident is logged under this request id.")
@@ -112,42 +117,43 @@ class Pipeline:
         incoming = exchange.headers.get(b"traceparent")
         parent = None if incoming is None else parse_traceparent(incoming)
         if self._tracing.samples(parent):
-            exchange.span = self._tracing.start(exchange.operation, parent, SpanKind.SERVER)
+            exchange.span = self._tracing.start(exchange.operation.name, parent, SpanKind.SERVER)
             exchange.trace_id = f"{exchange.span.get_span_context().trace_id:032x}"
             return
         value = incoming if incoming is not None and parent is not None else unsampled_traceparent()
         exchange.trace_id = value[3:35].decode()
-        exchange.trace = _trace_lines(value, exchange)
+        exchange.carry_trace(value)
 
     def authenticate(self, exchange: Exchange) -> None:
         """Who is calling, from the headers alone."""
-        header = exchange.headers.get(b"authorization")
+        header = credential(exchange.headers)
         snapshot = exchange.snapshot
-        exchange.principal = authenticate(header, snapshot.keys, self._pepper)
+        exchange.principal, service = self._callers.identify(header, snapshot.keys)
+        exchange.parent_request_id = None if service is None else service.request_id
         exchange.policy = snapshot.policies[exchange.principal.policy]
 
     async def read(self, exchange: Exchange) -> None:
-        """Reads the body once, within the caller's limit, and the fields we act on."""
-        headers = exchange.headers
-        content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if content_type != b"application/json" or b"content-encoding" in headers:
-            raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`, uncompressed.")
-        most = exchange.known_principal().limits.max_body_bytes or self._settings.gateway.max_body_bytes
+        """Reads the body once, within the caller's limits, and the fields we act on; of a form only its beginning."""
+        headers, settings, upload = exchange.headers, self._settings.gateway, exchange.operation.upload
+        most = settings.max_upload_bytes if upload else exchange.known_principal().limits.max_body_bytes
+        most = most or settings.max_body_bytes
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:
             raise BodyTooLarge(f"The body has {int(declared)} bytes; {most} are allowed.")
-        exchange.due = asyncio.get_running_loop().time() + self._settings.gateway.body_timeout_s
+        began = asyncio.get_running_loop().time()
+        if upload:
+            exchange.due = began + patience_s(headers, stream=False, most_s=self._settings.relay.max_request_s)
+            self._deadlines.add(exchange)
+            await read_form(exchange, most, settings.body_timeout_s)
+            return
+        check_content_type(headers)
+        exchange.due = began + settings.body_timeout_s
         self._deadlines.add(exchange)
-        try:
-            exchange.body = await _read_body(exchange, most)
-        finally:
-            self._deadlines.remove(exchange)
-        try:
-            exchange.request = decode_request(exchange.body)
-        except msgspec.ValidationError as error:
-            raise InvalidRequest(f"The body is not a valid request: {error}.") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidRequest("The body is not valid JSON.") from error
+        exchange.body = await receive_body(exchange, most)
+        exchange.request = read_request(exchange.body)
+        exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
+        exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._settings.relay.max_request_s)
+        exchange.watch()
 
     def admit(self, exchange: Exchange) -> None:
         """Model access, then the request rate, then fields by which a caller would act beyond his own request."""
@@ -156,15 +162,16 @@ class Pipeline:
         exchange.model = exchange.snapshot.model_for(principal, request.model)
         self._limits.admit(principal)
         exchange.admitted = True
-        exchange.stream = bool(request.stream)
         if request.uses_guarded_fields:
             _check_guarded_fields(request, policy)
-        check_media(policy, exchange.body)
+        _refuse_token_answers(request, policy)
+        if exchange.upload is None:
+            check_media(policy, exchange.body)
 
     async def screen_input(self, exchange: Exchange) -> None:
         """The policy's guardrails on what the caller sends: pass, mask or refuse."""
         policy = exchange.policy
-        if policy is None or not policy.inputs:
+        if policy is None or not policy.inputs or exchange.upload is not None:  # a form is screened as it passes
             return
         span = None
         if exchange.span is not None:
@@ -180,11 +187,24 @@ class Pipeline:
                 span.set_attribute(names.FINDINGS, sum(verdict.findings for verdict in exchange.verdicts))
                 span.end()
 
+    async def augment(self, exchange: Exchange) -> None:
+        """A preset's prompt and passages from its documents, found with the caller's own rights."""
+        preset = exchange.known_model().preset
+        if preset is None:
+            return
+        with self._tracing.child(names.SPAN_RETRIEVE, exchange.span, SpanKind.CLIENT) as span:
+            trace = exchange.trace if span is None else exchange.trace_lines(traceparent(span))
+            await self._augmenter.augment(
+                exchange, preset, caller_for(exchange.known_principal(), exchange.request_id), trace
+            )
+            if span is not None:
+                span.set_attribute(names.PASSAGES, len(exchange.citations or ()))
+
     def reserve(self, exchange: Exchange) -> None:
         """A concurrency slot, for what will really be sent."""
         self._limits.reserve(exchange.known_principal())
         exchange.reserved = True
-        _prepare_body(exchange)
+        prepare(exchange, exchange.known_model().upstream_model)
 
     def begin(self, exchange: Exchange) -> None:
         """Journals that a model server is about to work; from here on a crash leaves an `interrupted` row."""
@@ -192,42 +212,35 @@ class Pipeline:
             self._settlement.begin(exchange)
         except OSError as error:
             raise OperatorError("The usage journal cannot be written; requests are refused until it can.") from error
-        exchange.watcher = asyncio.ensure_future(exchange.receive())
-        exchange.watcher.add_done_callback(_hang_up(exchange))
 
     async def dispatch(self, exchange: Exchange) -> None:
         """Selects a replica, sends the request, passes the answer back; another replica only before the answer begins."""
-        model = exchange.known_model()
-        while True:
-            exchange.pick = self._selector.pick(model.replicas, frozenset(exchange.tried))
-            if exchange.pick is None:
-                raise UpstreamUnavailable(f"No replica of {model.name!r} could take the request. Try again.")
-            try:
-                await self._attempt(exchange, model)
-            except (UpstreamUnavailable, UpstreamBroken) as error:
-                if exchange.headers_sent:
-                    raise
-                exchange.tried = (*exchange.tried, exchange.pick.replica.url)
-                if len(exchange.tried) == len(model.replicas):
-                    raise
-                self._metrics.count(names.RETRIES, model.name, error.error_code or error.type)
-            else:
-                return
+        await self._dispatcher.dispatch(exchange)
 
     async def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         """Tells the caller about `error`: as the answer, or as the last event of a stream that has begun."""
         exchange.error = error
         exchange.outcome = _outcome_of(error)
         try:
-            if exchange.headers_sent:
-                if not exchange.sent_last:
-                    await send_last(exchange, render_event(error) if exchange.stream else b"")
-                return
-            status, headers, body = render(error)
-            await send_start(exchange, status, [(name.encode(), value.encode()) for name, value in headers])
-            await send_last(exchange, body)
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._tell(exchange, error)
+        except TimeoutError:
+            exchange.outcome = Outcome.CANCELLED
+            await exchange.abandon()
         except (OSError, asyncio.CancelledError):
             exchange.outcome = Outcome.CANCELLED
+
+    @staticmethod
+    async def _tell(exchange: Exchange, error: TidegateError) -> None:
+        dialect = exchange.operation.dialect
+        if not exchange.headers_sent:
+            status, headers, body = dialect.render(error)
+            await send_start(exchange, status, [(name.encode(), value.encode()) for name, value in headers])
+            await send_last(exchange, body)
+        elif not exchange.sent_last:
+            await send_last(exchange, dialect.render_event(error) if exchange.stream else b"")
+        elif exchange.cut_by is error:
+            await exchange.abandon()  # all has been said, and is not taken
 
     def settle(self, exchange: Exchange) -> None:
         """Returns what was reserved and writes down what happened. Never awaits."""
@@ -235,44 +248,13 @@ class Pipeline:
             return
         exchange.settled = True
         self.inflight.discard(exchange)
+        self._deadlines.remove(exchange)
         if exchange.watcher is not None:
             exchange.watcher.cancel()
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
         self._settlement.settle(exchange)
         exchange.task = exchange.watcher = None  # no cycle for the garbage collector
-
-    async def _attempt(self, exchange: Exchange, model: ServedModel) -> None:
-        """One replica, once; its connection goes back whatever happens."""
-        pick = exchange.pick
-        assert pick is not None  # noqa: S101
-        server = model.servers[pick.replica.url]
-        span, connection, failed = None, None, True
-        if exchange.span is not None:
-            span = self._tracing.start(names.SPAN_DISPATCH, exchange.span, SpanKind.CLIENT)
-            span.set_attribute(names.SERVER_ADDRESS, pick.replica.url)
-            span.set_attribute(names.PICK_REASON, pick.reason)
-            exchange.trace = _trace_lines(traceparent(span), exchange)
-        self._selector.began(pick.replica)
-        try:
-            connection = await server.post(
-                exchange.path, exchange.body, request_id=exchange.request_id, trace=exchange.trace
-            )
-            await relay_answer(exchange, connection, server.settings)
-            failed = False
-        except asyncio.CancelledError:
-            failed = False  # the caller's doing
-            raise
-        except UpstreamError as error:
-            if span is not None:
-                fail(span, error.error_code or error.type)
-            raise
-        finally:
-            self._selector.ended(pick.replica, failed=failed)
-            if connection is not None:
-                server.pool.give_back(connection)
-            if span is not None:
-                span.end()
 
 
 def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:
@@ -285,85 +267,30 @@ def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:
             )
 
 
-async def _read_body(exchange: Exchange, most: int) -> bytes:
-    message = await exchange.receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        first: bytes = message.get("body", b"")
-        if len(first) > most:
-            raise BodyTooLarge(f"The body is larger than the {most} bytes allowed.")
-        return first
-    parts, size = [], 0
-    while message["type"] == "http.request":
-        part: bytes = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if size > most:
-            raise BodyTooLarge(f"The body is larger than the {most} bytes allowed.")
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await exchange.receive()
-    raise ClientGone("the caller hung up before the body was complete")
-
-
-def _prepare_body(exchange: Exchange) -> None:
-    """Changes in the body only what must change: usage is asked for, and the model's name may differ behind the door."""
-    request, model = exchange.request, exchange.known_model()
-    assert request is not None  # noqa: S101
-    options = request.stream_options
-    exchange.asked_for_usage = bool(options and options.include_usage)
-    ask = exchange.stream and not exchange.asked_for_usage
-    rename = model.upstream_model != request.model
-    if not ask and not rename:
-        return
-    if not rename and b'"stream_options"' not in exchange.body:
-        exchange.body = b'{"stream_options":{"include_usage":true},' + exchange.body.lstrip()[1:]
-        return
-    fields = decode_fields(exchange.body)
-    if rename:
-        fields["model"] = msgspec.Raw(encode(model.upstream_model))
-    if ask:
-        fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
-    exchange.body = encode(fields)
+def _refuse_token_answers(request: GenerateRequest, policy: Policy) -> None:
+    """An answer that spells its words as token ids cannot be read by a guardrail, so it is not asked for."""
+    for name in ("return_token_ids", "return_tokens_as_token_ids"):
+        if getattr(request, name) and policy.outputs:
+            raise InvalidRequest(f"Leave out {name!r}: token ids cannot be screened.", param=name)
 
 
 def _refuse_token_prompt(request: GenerateRequest | None) -> None:
     """A prompt of token ids cannot be read by a guardrail, so it does not pass one."""
-    prompt = request.prompt if request is not None else UNSET
-    if isinstance(prompt, msgspec.Raw) and bytes(prompt).lstrip(b" \t\r\n[")[:1].isdigit():
-        raise InvalidRequest("Send the prompt as text: token ids cannot be screened.", param="prompt")
-
-
-def _hang_up(exchange: Exchange) -> Callable[[asyncio.Future[Message]], None]:
-    def on_message(future: asyncio.Future[Message]) -> None:
-        if future.cancelled() or exchange.settled or exchange.sent_last or exchange.task is None:
-            return
-        exchange.client_gone = True
-        exchange.task.cancel()
-
-    return on_message
-
-
-def _trace_lines(value: bytes, exchange: Exchange) -> bytes:
-    lines = b"traceparent: %s\r\n" % value
-    state = exchange.headers.get(b"tracestate")
-    return lines + b"tracestate: %s\r\n" % state if state and len(state) <= 512 else lines
+    for name in ("prompt", "input"):
+        value = getattr(request, name, UNSET)
+        if isinstance(value, msgspec.Raw) and bytes(value).lstrip(b" \t\r\n[")[:1].isdigit():
+            raise InvalidRequest("Send text: token ids cannot be screened.", param=name)
 
 
 def _outcome_of(error: TidegateError) -> Outcome:
     match error:
-        case ClientGone():
+        case ClientGone() | DeadlineExceeded():
             return Outcome.CANCELLED
         case ClientError():
             return Outcome.REFUSED
+        case UpstreamRejected():
+            return Outcome.UPSTREAM_REFUSED
         case UpstreamError():
             return Outcome.UPSTREAM_ERROR
         case _:
             return Outcome.ERROR
-
-
-def _where(error: BaseException) -> str:
-    """File and line of a defect, without values."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else "?"

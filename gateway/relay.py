@@ -5,22 +5,22 @@ Bytes pass as they came. The relay reads of them only usage, finish reason and e
 
 import asyncio
 
-from msgspec import UNSET, DecodeError
-
 from gateway.backends.connection import Connection
 from gateway.backends.vllm import ANSWER_HEADERS
+from gateway.citations import cite_answer
+from gateway.dialects.refusals import error_in, is_error_object
 from gateway.exchange import Exchange
-from guardrails.engine.answers import screen_answer
 from guardrails.engine.policy import screen_off_loop
-from guardrails.engine.streams import StreamScreen
 from tidegate.config.settings import RelaySettings
-from tidegate.errors import UpstreamBroken, UpstreamError
+from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamRejected
 from tidegate.types import Outcome, Usage, UsageSource
-from tidegate.wire.openai import Chunk, WireUsage, decode_answer, decode_any, decode_chunk
-from tidegate.wire.shape import EventShape, shape_of
-from tidegate.wire.sse import DONE, Splitter, data_of
+from tidegate.wire.sse import Splitter
 
-_MOST_TOKENS = 2**40
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
@@ -30,14 +30,24 @@ async def relay_answer(exchange: Exchange, connection: Connection, settings: Rel
     Raises:
         UpstreamError: it was cut, malformed, too large or too slow.
     """
-    headers = dict(connection.headers)
-    streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+    streamed = dict(connection.headers).get(b"content-type", b"").startswith(b"text/event-stream")
     if connection.status >= 400:
         await _relay_error(exchange, connection, settings)
-    elif exchange.stream and streamed:
+    elif connection.status >= 300:
+        raise UpstreamBroken(f"the model server answered {connection.status}, which is no answer")
+    elif streamed and (exchange.stream or exchange.upload is not None):
+        exchange.stream = True  # a form may say so after its file
         await _relay_stream(exchange, connection, settings)
     else:
         await _relay_whole(exchange, connection, settings)
+
+
+async def comfort(exchange: Exchange) -> None:
+    """Tells the caller of a silent stream that it is being worked on: routers cut what is silent for long."""
+    exchange.quiet_since = asyncio.get_running_loop().time()
+    if not exchange.headers_sent:
+        await send_start(exchange, 200, _STREAM_HEADERS)
+    await exchange.send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
 
 
 async def send_start(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -56,61 +66,75 @@ async def send_last(exchange: Exchange, body: bytes) -> None:
 
 async def _relay_whole(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
     body = await connection.read_all(settings.max_answer_bytes)
-    try:
-        answer = decode_answer(body)
-    except DecodeError as error:
-        raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
-    if answer.usage is not None:
-        exchange.usage = read_usage(answer.usage)
+    if exchange.headers_sent:
+        raise UpstreamBroken("the model server sent a whole answer where a stream was asked for")
+    dialect = exchange.operation.dialect
+    exchange.usage = dialect.read_answer(body)
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
     if exchange.policy is not None and exchange.policy.outputs:
-        body, verdicts = await screen_off_loop(screen_answer, exchange.policy, body)
+        body, verdicts = await screen_off_loop(dialect.screen_answer, exchange.policy, body)
         exchange.note_filtered(verdicts)
+    if exchange.citations is not None:
+        body = cite_answer(body, exchange.citations)
     exchange.mark_first_byte()
     await send_start(exchange, connection.status, _headers(connection, len(body)))
     await send_last(exchange, body)
 
 
 async def _relay_error(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
-    """A 4xx is the caller's and is passed on; 401, 403 and 5xx are between us and the model server."""
+    """A refusal of what the caller sent is the caller's to read: as it came, or in OpenAI's shape where it has another."""
     body = await connection.read_all(settings.max_answer_bytes)
-    if connection.status >= 500 or connection.status in (401, 403):
-        raise UpstreamError(f"the model server answered {connection.status}")
-    if not _is_error_object(body):
-        raise UpstreamError(f"the model server answered {connection.status} without saying why")
-    exchange.outcome = Outcome.UPSTREAM_REFUSED
-    again = b"true" if connection.status == 429 else b"false"
     exchange.usage = Usage(source=UsageSource.COUNTED)
-    await send_start(exchange, connection.status, [*_headers(connection, len(body)), (b"x-should-retry", again)])
+    error = error_in(body, connection.status)
+    if exchange.headers_sent or not is_error_object(body):
+        raise UpstreamRejected(connection.status, error)
+    exchange.error = UpstreamRejected(connection.status, error)
+    exchange.outcome = Outcome.UPSTREAM_REFUSED
+    await send_start(exchange, connection.status, [*_headers(connection, len(body)), (b"x-should-retry", b"false")])
     await send_last(exchange, body)
 
 
 async def _relay_stream(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
-    stream = _Stream(exchange)
-    splitter = Splitter(settings.max_event_bytes)
-    headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-    await send_start(exchange, 200, [*headers, (b"x-accel-buffering", b"no")])
+    pick, splitter = exchange.pick, Splitter(settings.max_event_bytes)
+    assert pick is not None  # noqa: S101
+    stream = exchange.operation.dialect.open_stream(exchange)
     while data := await connection.read():
         if not splitter.rest and stream.is_usual(data):  # one event, as it comes when the model server takes its time
-            exchange.mark_first_byte()
-            await exchange.send({"type": "http.response.body", "body": data, "more_body": True})
+            pick.replica.progress_at = connection.moved()
+            await _pass_on(exchange, data)
             continue
         out: list[bytes] = []
+        events = stream.events
         try:
             for event in splitter.feed(data):
                 stream.take(event, out)
                 if stream.done:
-                    exchange.mark_first_byte()
-                    await send_last(exchange, b"".join(out))
+                    await _pass_on(exchange, b"".join(out), last=True)
                     await _await_end(connection, wanted=not stream.cut)
                     return
         finally:
+            data = b""  # a slow reader may take long now, and nothing should be held twice meanwhile
             if out and not stream.done:  # also before an error: what was good is passed on first
-                exchange.mark_first_byte()
-                await exchange.send({"type": "http.response.body", "body": b"".join(out), "more_body": True})
+                good = b"".join(out)
+                out.clear()
+                await _pass_on(exchange, good, event=stream.events > 0)
+            if stream.events > events:
+                pick.replica.progress_at = connection.moved()
         splitter.check()
-    raise UpstreamBroken("the model server ended its stream without saying that it is complete")
+    raise UpstreamBroken(
+        "the model server ended its stream without saying that it is complete", code="upstream_incomplete"
+    )
+
+
+async def _pass_on(exchange: Exchange, data: bytes, *, event: bool = True, last: bool = False) -> None:
+    """Passes on whole events, or only comments where `event` is false."""
+    if not exchange.headers_sent:
+        await send_start(exchange, 200, _STREAM_HEADERS)
+    if event:
+        exchange.mark_first_byte()
+    exchange.sent_last = last
+    await exchange.send({"type": "http.response.body", "body": data, "more_body": not last})
 
 
 async def _await_end(connection: Connection, *, wanted: bool) -> None:
@@ -124,111 +148,6 @@ async def _await_end(connection: Connection, *, wanted: bool) -> None:
         connection.close()
 
 
-class _Stream:
-    """One stream's events on their way; `done` after `[DONE]`, `cut` if a guardrail ended it before."""
-
-    __slots__ = ("_exchange", "_screen", "_shape", "cut", "done")
-
-    def __init__(self, exchange: Exchange) -> None:
-        policy, request = exchange.policy, exchange.request
-        choices = (request.n if request else 1) or 1
-        self._exchange = exchange
-        self._screen = StreamScreen(policy.outputs, choices) if policy and policy.outputs else None
-        self._shape: EventShape | None = None
-        self.done = False
-        self.cut = False
-
-    def take(self, event: bytes, out: list[bytes]) -> None:
-        """Adds to `out` what may go to the caller now that `event` is here.
-
-        Raises:
-            UpstreamBroken: an event that cannot be read.
-        """
-        if self.is_usual(event):
-            out.append(event)
-            return
-        data = data_of(event)
-        if not data:
-            out.append(event)  # a comment or keep-alive
-            return
-        exchange, screen = self._exchange, self._screen
-        if data == b"[DONE]":
-            self._finish(out, event)
-            return
-        try:
-            chunk = decode_chunk(data)
-        except DecodeError as error:
-            raise UpstreamBroken("the model server sent an event that is not a chunk") from error
-        if chunk.error is not UNSET:
-            raise UpstreamError("the model server reported an error in the middle of its stream")
-        self._note(chunk)
-        if self._shape is None and len(chunk.choices) == 1:
-            self._shape = shape_of(event, chunk)
-        if not chunk.choices and chunk.usage is not None and not exchange.asked_for_usage:
-            return  # we asked for it, the caller did not
-        if screen is None:
-            out.append(event)
-            return
-        out += screen.feed(event, chunk)
-        if screen.ended:
-            self.cut = True
-            self._finish(out, DONE)
-
-    def is_usual(self, event: bytes) -> bool:
-        """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
-        shape, screen = self._shape, self._screen
-        text = None if shape is None else shape.text_of(event)
-        if shape is None or text is None:
-            return False
-        if screen is not None and not screen.pass_text(shape.index, shape.path, text):
-            return False
-        self._exchange.pieces += 1
-        return True
-
-    def _note(self, chunk: Chunk) -> None:
-        exchange = self._exchange
-        if chunk.usage is not None:
-            exchange.usage = read_usage(chunk.usage)
-        for choice in chunk.choices:
-            if choice.delta or choice.text:
-                exchange.pieces += 1
-            if choice.finish_reason is not None:
-                exchange.finish_reason = choice.finish_reason
-
-    def _finish(self, out: list[bytes], done: bytes) -> None:
-        exchange, screen = self._exchange, self._screen
-        exchange.outcome = Outcome.OK
-        if screen is not None:
-            out += screen.finish()
-            exchange.note_filtered(screen.verdicts)
-        out.append(done)
-        self.done = True
-
-
-def read_usage(usage: WireUsage) -> Usage:
-    """The model server's own numbers."""
-    details = usage.prompt_tokens_details
-    return Usage(
-        input_tokens=_plausible(usage.prompt_tokens),
-        output_tokens=_plausible(usage.completion_tokens or 0),
-        cached_tokens=_plausible((details.cached_tokens or 0) if details else 0),
-        source=UsageSource.REPORTED,
-    )
-
-
-def _plausible(tokens: int) -> int:
-    """Within what a usage row can hold: one absurd number must not stop the journal."""
-    return max(0, min(tokens, _MOST_TOKENS))
-
-
 def _headers(connection: Connection, length: int) -> list[tuple[bytes, bytes]]:
     kept = [(name, value) for name, value in connection.headers if name in ANSWER_HEADERS]
     return [*kept, (b"content-length", b"%d" % length)]
-
-
-def _is_error_object(body: bytes) -> bool:
-    try:
-        answer = decode_any(body)
-    except DecodeError:
-        return False
-    return isinstance(answer, dict) and isinstance(answer.get("error"), dict)

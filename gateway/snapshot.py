@@ -6,15 +6,17 @@ the last snapshot in force.
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.auth.api_keys import KnownKey
+from gateway.backends.service import ServiceClient
 from gateway.backends.vllm import VllmServer
-from gateway.routing.interfaces import ReplicaState
+from gateway.routing.replicas import ReplicaState
 from guardrails.engine.policy import Policy, build_policy
 from tidegate.config import resources
 from tidegate.config.settings import Settings
 from tidegate.errors import ModelNotFound, OperatorError
+from tidegate.identity import Minter
 from tidegate.store.changes import latest_change
 from tidegate.store.database import Database
 from tidegate.store.keys import list_keys
@@ -34,6 +36,18 @@ class ServedModel:
     replicas: tuple[ReplicaState, ...]
     servers: Mapping[str, VllmServer]
     """Replica URL to the way there."""
+    preset: resources.Preset | None = None
+    """Where the name is a preset's: what it adds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServer:
+    """A hosted tool server and the way there."""
+
+    name: str
+    url: str
+    acts_for_caller: bool
+    client: ServiceClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +58,11 @@ class Snapshot:
     keys: Mapping[str, KnownKey]
     models: Mapping[str, ServedModel]
     policies: Mapping[str, Policy]
+    tool_servers: Mapping[str, ToolServer]
+
+    def tool_servers_of(self, principal: Principal) -> list[ToolServer]:
+        """The tool servers the principal may use, sorted by name."""
+        return [server for name, server in sorted(self.tool_servers.items()) if principal.may_call(name)]
 
     def model_for(self, principal: Principal, name: str) -> ServedModel:
         """The model `name`, if it exists and the principal may use it.
@@ -64,14 +83,16 @@ class Snapshot:
 class SnapshotSource:
     """Holds the current snapshot and renews it."""
 
-    def __init__(self, database: Database, settings: Settings, metrics: Metrics, log: JsonLog) -> None:
+    def __init__(self, database: Database, settings: Settings, minter: Minter, metrics: Metrics, log: JsonLog) -> None:
         self._database = database
+        self._minter = minter
         self._settings = settings
         self._metrics = metrics
         self._log = log
         self._servers: dict[tuple[str, str | None], VllmServer] = {}
         self._states: dict[str, ReplicaState] = {}
-        self.current = Snapshot(0, {}, {}, {})
+        self._tool_servers: dict[resources.McpServer, ToolServer] = {}
+        self.current = Snapshot(0, {}, {}, {}, {})
 
     async def load(self) -> None:
         """Reads the database once.
@@ -92,9 +113,11 @@ class SnapshotSource:
                     row["digest"], row["expires_at"], _principal(*owner, row["key_id"], project)
                 )
         models = {model.name: self._served(model) for model in found.models}
+        for preset in found.presets:
+            models[preset.name] = replace(models[preset.model], name=preset.name, preset=preset)
         policies = {policy.name: build_policy(policy) for policy in found.policies}
         self._close_unused(models)
-        self.current = Snapshot(change_id, keys, models, policies)
+        self.current = Snapshot(change_id, keys, models, policies, self._served_tools(found.mcp_servers))
 
     async def watch(self) -> None:
         """Reloads whenever the database has changed, for ever."""
@@ -117,10 +140,22 @@ class SnapshotSource:
         """Closes every connection to model servers."""
         for server in self._servers.values():
             server.pool.close()
+        for tool_server in self._tool_servers.values():
+            tool_server.client.close()
+
+    def _served_tools(self, wanted: list[resources.McpServer]) -> dict[str, ToolServer]:
+        for spec in set(self._tool_servers) - set(wanted):
+            self._tool_servers.pop(spec).client.close()
+        for spec in wanted:
+            if spec not in self._tool_servers:
+                client = ServiceClient(spec.url, f"mcp:{spec.name}", self._minter, self._settings.relay)
+                self._tool_servers[spec] = ToolServer(spec.name, spec.url, spec.acts_for_caller, client)
+        return {spec.name: self._tool_servers[spec] for spec in wanted}
 
     def _served(self, model: resources.Model) -> ServedModel:
         servers = {replica.url: self._server(replica) for replica in model.replicas}
-        states = tuple(self._states.setdefault(url, ReplicaState(url)) for url in servers)
+        health = self._settings.routing.health
+        states = tuple(self._states.setdefault(url, ReplicaState(url, health)) for url in servers)
         return ServedModel(model.name, model.upstream_model or model.name, states, servers)
 
     def _server(self, replica: resources.Replica) -> VllmServer:
@@ -146,4 +181,5 @@ def _principal(organisation: str, name: str, key_id: str, project: resources.Pro
         models=None if project.all_models else frozenset(project.models),
         policy=project.policy,
         limits=Limits(**project.limits.model_dump()),
+        mcp_servers=None if project.all_mcp_servers else frozenset(project.mcp_servers),
     )

@@ -2,8 +2,8 @@
 
 A finding is a run of 12 to 19 digits in an issuer's range and of that issuer's length whose Luhn check holds. Digits may
 be separated by up to three spaces, dashes or dots. Standing alone, a number is found in any grouping; inside a longer row
-of numbers only one unbroken group, or groups as cards print them, count. UUIDs, decimal fractions and IBANs (whose own
-check digits must hold) are passed over.
+of numbers only one unbroken group, or groups as cards print them, count. UUIDs, hexadecimal ids and digests (32, 40 or 64
+characters, a letter among them), decimal fractions and IBANs (whose own check digits must hold) are passed over.
 """
 
 import re
@@ -24,13 +24,16 @@ _CHAIN = re.compile(rf"\d+(?:{_SEPARATOR}{{1,3}}\d+)*")
 _OPEN_TAIL = re.compile(rf"{_SEPARATOR}{{0,3}}\Z")
 _GROUP = re.compile(r"\d+")
 _UUID = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}(?![0-9A-Za-z])")
+_HEX = r"(?<![0-9A-Za-z])(?=\d*[A-Fa-f])(?:[0-9A-Fa-f]{64}|[0-9A-Fa-f]{40}|[0-9A-Fa-f]{32})"
+_HEX_ENDED, _HEX_SO_FAR = re.compile(_HEX + r"(?![0-9A-Za-z])"), re.compile(_HEX + r"(?=[^0-9A-Za-z])")
 _FRACTION = re.compile(r"(?<![\d.])\d{1,3}\.\d+(?!\.?\d)")
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?(?![0-9A-Za-z])")
 _UNFINISHED = re.compile(
     r"(?<![0-9A-Za-z])(?:[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){0,7}(?: ?[0-9A-Z]{0,4})?"
-    r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){0,3}[0-9A-Fa-f]{0,12})\Z"
-)  # the end of a text that may yet become an IBAN or a UUID: 42 characters at most
-_CONTEXT_CHARS = 64  # enough to see a UUID or a whole number to the left of the text that is still open
+    r"|[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){0,3}[0-9A-Fa-f]{0,12}"
+    r"|(?=[0-9A-Fa-f]*\d{12})(?=\d*[A-Fa-f])[0-9A-Fa-f]{13,64})\Z"
+)  # the end of a text that may yet become an IBAN, a UUID or, where many digits stand in it, a hexadecimal id: 64 characters
+_CONTEXT_CHARS = 96  # enough to see an id or a whole number to the left of the text that is still open
 
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _ASCII_SEPARATORS = b" -."
@@ -110,7 +113,7 @@ class CardNumbers:
         length = len(text)
         if _GROUP.search(text) is None:
             return Scan((), length, max(0, length - _CONTEXT_CHARS))
-        blank = _blanked(text)
+        blank = _blanked(text, final=final)
         findings: list[Span] = []
         open_from, keep_from = length, length - _CONTEXT_CHARS
         unfinished = None if final else _UNFINISHED.search(blank)
@@ -174,9 +177,9 @@ def _issued(digits: str) -> bool:
     return any(length in lengths and first <= digits[: len(first)] <= last for first, last, lengths in _RANGES)
 
 
-def _blanked(text: str) -> str:
-    """`text` with UUIDs and decimal fractions replaced, character for character, by what is no digit."""
-    for pattern in (_UUID, _FRACTION):
+def _blanked(text: str, *, final: bool) -> str:
+    """`text` with ids and decimal fractions replaced, character for character, by what is no digit."""
+    for pattern in (_UUID, _HEX_ENDED if final else _HEX_SO_FAR, _FRACTION):
         text = pattern.sub(lambda match: "x" * len(match[0]), text)
     return _IBAN.sub(lambda match: "x" * len(match[0]) if _is_iban(match[0]) else match[0], text)
 

@@ -1,1 +1,1 @@
-"""Hosted MCP tool servers, one per file; they import nothing of ours."""
+"""Hosted tool servers (MCP): one file each. They import nothing of ours and meet the platform over HTTP and MCP only."""

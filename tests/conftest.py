@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.knowledge_stand import Knowledge
 from tests.stand import Fake, Gateway
 
 # Machines are noisy; time is no property of what is tested here.
@@ -80,3 +81,11 @@ def own_gateway(tmp_path: Path, fake: Fake) -> Iterator[Any]:
     yield build
     for gateway in made:
         gateway.process.stop()
+
+
+@pytest.fixture(scope="session")
+def knowledge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Knowledge]:
+    """One knowledge service for the tests that share it."""
+    made = Knowledge(tmp_path_factory.mktemp("knowledge"))
+    yield made
+    made.process.stop()

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,12 +20,17 @@ import yaml
 from guardrails.engine.policy import build_policy
 from tidegate.config.load import load
 from tidegate.config.settings import StoreSettings
+from tidegate.identity import make_keys
 from tidegate.store.database import Database
 from tidegate.store.keys import Pepper, create_key
 from tidegate.store.resources import apply_resources
 from tidegate.store.usage import recent_usage
 
 START_TIMEOUT_S = 20.0
+http = httpx.Client(
+    verify=ssl.create_default_context(), trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
+)
+"""For plain requests. `httpx.get` and the like read the machine's certificates each time, which takes 45 ms."""
 PEPPER = b"p" * 32
 
 
@@ -53,6 +59,18 @@ class Process:
             self.popen = subprocess.Popen(
                 argv, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, start_new_session=True
             )
+
+    def wait_for(self, url: str, timeout_s: float) -> None:
+        """Until `url` answers 200; fails at once if the process ends."""
+
+        def ready() -> bool:
+            assert self.popen.poll() is None, self.text()
+            try:
+                return http.get(url).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(ready, timeout_s, url)
 
     def kill(self) -> None:
         """kill -9."""
@@ -92,14 +110,14 @@ class Fake:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    def truth(self) -> dict[str, int]:
-        return dict(httpx.get(f"{self.url}/__truth").json())
+    def truth(self) -> dict[str, Any]:
+        return dict(http.get(f"{self.url}/__truth").json())
 
     def seen(self) -> list[dict[str, Any]]:
         """The last requests, oldest first; headers as a list of pairs, body as bytes."""
         import base64
 
-        rows = httpx.get(f"{self.url}/__seen").json()
+        rows = http.get(f"{self.url}/__seen").json()
         return [
             {
                 "path": row["path"],
@@ -110,12 +128,16 @@ class Fake:
         ]
 
     def forget(self) -> None:
-        httpx.delete(f"{self.url}/__seen")
+        http.delete(f"{self.url}/__seen")
 
     def script(self, name: str, *steps: dict[str, Any]) -> str:
         """Stores a script; its name goes into a request as `fake_script`."""
-        httpx.put(f"{self.url}/__scripts/{name}", content=json.dumps(steps)).raise_for_status()
+        http.put(f"{self.url}/__scripts/{name}", content=json.dumps(steps)).raise_for_status()
         return name
+
+    def turn(self, model: str, *scripts: str) -> None:
+        """The next requests for `model` that name no script take these; a form's model is `fake`."""
+        http.put(f"{self.url}/__turns/{model}", content=json.dumps(scripts)).raise_for_status()
 
 
 def sse(*events: dict[str, Any] | str) -> str:
@@ -175,6 +197,8 @@ class Gateway:
         policies: Sequence[dict[str, Any]] = (DEFAULT_POLICY,),
         projects: Sequence[dict[str, Any]] | None = None,
         models: Sequence[dict[str, Any]] | None = None,
+        presets: Sequence[dict[str, Any]] = (),
+        mcp_servers: Sequence[dict[str, Any]] = (),
         settings: dict[str, Any] | None = None,
         store_url: str | None = None,
     ) -> None:
@@ -187,9 +211,15 @@ class Gateway:
                 "store": {"url": self.store_url, "refresh_interval_s": 0.1},
                 "journal": {"directory": str(folder / "journal"), "ship_interval_s": 0.1},
                 "auth": {"key_pepper_file": str(folder / "pepper")},
+                "identity": {
+                    "signing_key_file": str(folder / "private.json"),
+                    "public_keys_file": str(folder / "public.json"),
+                },
             },
             "resources": {
                 "models": list(models or [{"name": "m", "replicas": [{"url": url} for url in replicas]}]),
+                "presets": list(presets),
+                "mcp_servers": list(mcp_servers),
                 "policies": list(policies),
                 "organisations": [
                     {"name": "acme", "projects": list(projects or [{"name": "demo", "all_models": True}])}
@@ -198,9 +228,11 @@ class Gateway:
         }
         for section, values in (settings or {}).items():
             document["settings"].setdefault(section, {}).update(values)
+        self.port = document["settings"]["gateway"]["port"]
         self.config = folder / "tidegate.yaml"
         self.config.write_text(yaml.safe_dump(document))
         (folder / "pepper").write_bytes(PEPPER)
+        make_keys(folder / "private.json", folder / "public.json")
         asyncio.run(self._prepare())
         self.key = self.make_key()
         self.start()
@@ -233,20 +265,20 @@ class Gateway:
 
         return asyncio.run(make())
 
+    def known_key(self, project: str) -> str:
+        """A new key, once the running gateway accepts it."""
+        key = self.make_key(project)
+        header = {"authorization": f"Bearer {key}"}
+        wait_until(lambda: http.get(f"{self.url}/v1/models", headers=header).status_code == 200, 10, "the new key")
+        return key
+
     def start(self) -> None:
         argv = [sys.executable, "-m", "gateway", "--config", str(self.config)]
         self.process = Process(argv, self.folder / "gateway.log")
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        def ready() -> bool:
-            assert self.process.popen.poll() is None, self.process.text()
-            try:
-                return httpx.get(f"{self.management_url}/readyz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        wait_until(ready, START_TIMEOUT_S, "gateway")
+        self.process.wait_for(f"{self.management_url}/readyz", START_TIMEOUT_S)
 
     @property
     def url(self) -> str:
@@ -270,7 +302,7 @@ class Gateway:
             **more.pop("headers", {}),
         }
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return httpx.post(self.url + path, content=content, headers=headers, timeout=30, **more)
+        return http.post(self.url + path, content=content, headers=headers, timeout=30, **more)
 
     def chat(
         self, text: str = "hi", *, path: str = "/v1/chat/completions", headers: Any = None, **fields: Any
@@ -290,7 +322,7 @@ class Gateway:
 
     def metrics(self) -> dict[str, float]:
         """Every sample by its full name with labels."""
-        text = httpx.get(f"{self.management_url}/metrics").text
+        text = http.get(f"{self.management_url}/metrics").text
         lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, _, value in lines}
 

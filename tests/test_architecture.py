@@ -81,7 +81,7 @@ HEAVY = (
     "qdrant_edge",
     "sentence_transformers",
 )
-TESTS_ONLY = ("pytest", "hypothesis", "httpx2", "numpy")
+TESTS_ONLY = ("pytest", "hypothesis", "numpy")
 
 
 def test_the_gateway_imports_nothing_heavy() -> None:

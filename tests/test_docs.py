@@ -1,20 +1,26 @@
 """What is generated is fresh, what is documented is true."""
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from mcp.client import Client
+from mcp.server.mcpserver import MCPServer
+from mcp_types import ToolAnnotations
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from pydantic import Field
 
-from benchmarks import pan, readme
-from gateway.routing.interfaces import ReplicaState
+from benchmarks import footprint, knowledge, overhead, pan, readme, relay
+from gateway.routing.replicas import ReplicaState
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused, screen_request
 from guardrails.engine.streams import StreamScreen
+from rag.document import TextBuilder
 from tidegate.config import resources
 from tidegate.config.load import Document
 from tidegate.telemetry.tracing import Tracing
@@ -32,6 +38,15 @@ def test_the_readme_tables_are_generated_from_the_results() -> None:
     text = (ROOT / "README.md").read_text()
     assert readme.table() in text
     assert pan.table() in text
+    assert footprint.table() in text
+    assert knowledge.table() in text
+    assert relay.table() in text
+
+
+def test_the_benchmark_runs_a_valid_production_configuration(tmp_path: Path) -> None:
+    """`make bench` runs in no CI: a change of the configuration must not break it unseen."""
+    document = overhead.configuration(tmp_path, "http://127.0.0.1:1", 4318, "sqlite+aiosqlite:///x.db")
+    assert Document.model_validate(document).resources.models[0].name == "fake"
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -54,7 +69,7 @@ def test_every_guarded_field_is_documented() -> None:
 
 def test_links_inside_the_project_lead_somewhere() -> None:
     broken = []
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("g*/**/README.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("[a-z]*/**/README.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.name}: {target}")
@@ -75,7 +90,7 @@ def test_make_help_lists_every_target() -> None:
 
 def test_the_command_line_says_what_it_does() -> None:
     done = subprocess.run([sys.executable, "-m", "tidegate.cli", "--help"], capture_output=True, text=True, check=True)
-    for command in ("init", "check", "schema", "apply", "serve", "up", "journeys", "trace", "usage", "keys"):
+    for command in ("init", "check", "schema", "apply", "serve", "up", "ingest", "journeys", "trace", "usage", "keys"):
         assert command in done.stdout
 
 
@@ -84,6 +99,8 @@ def example_of(page: str) -> dict[str, Any]:
     code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert code is not None
     defined: dict[str, Any] = {"SpanExporter": SpanExporter, "SpanExportResult": SpanExportResult, "sys": sys}
+    defined |= {"TextBuilder": TextBuilder, "MCPServer": MCPServer, "ToolAnnotations": ToolAnnotations}
+    defined |= {"Annotated": Annotated, "Field": Field}
     exec(code[1], defined)
     return defined
 
@@ -105,7 +122,28 @@ def test_the_guardrail_example_works() -> None:
 def test_the_routing_examples_work() -> None:
     replicas = [ReplicaState("http://127.0.0.1:1"), ReplicaState("http://10.0.0.1:1")]
     assert example_of("gateway/routing/filters/README.md")["OnlyLocal"]().keep(replicas, 0.0) == replicas[:1]
-    assert example_of("gateway/routing/scorers/README.md")["Alphabetical"]().score(replicas) == [0.5, 1.0]
+    assert example_of("gateway/routing/scorers/README.md")["Alphabetical"]().score(replicas, 0.0) == [0.5, 1.0]
+
+
+def test_the_parser_example_works() -> None:
+    parsed = example_of("rag/parsers/README.md")["Subtitles"]().parse(b"1\n00:01\nhigh water\n\n2\n00:02\nlow water")
+    assert [parsed.text[section.start : section.end] for section in parsed.sections] == [
+        "Subtitle 1\n\nhigh water\n\n", "Subtitle 2\n\nlow water\n\n",
+    ]  # fmt: skip
+
+
+def test_the_tool_server_example_works() -> None:
+    async def ask() -> Any:
+        async with Client(example_of("mcp_servers/README.md")["build"](None)) as client:
+            return await client.call_tool("high_water", {"port": "Delfzijl"})
+
+    assert asyncio.run(ask()).content[0].text == "Delfzijl: at noon"
+
+
+def test_every_tool_server_has_a_row() -> None:
+    page = (ROOT / "mcp_servers" / "README.md").read_text()
+    names = {path.stem for path in (ROOT / "mcp_servers").glob("[a-z]*.py")}
+    assert names == {"calendar", "knowledge"} == set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
 
 def test_the_sink_example_works(capsys: pytest.CaptureFixture[str]) -> None:

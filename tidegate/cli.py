@@ -20,9 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tidegate import plugins
 from tidegate.config.load import Document, Loaded, load, plugin_specs, redacted
 from tidegate.errors import ConfigError, OperatorError, UnknownPlugin
+from tidegate.identity import make_keys
+from tidegate.local.footprint import memory_mb
+from tidegate.local.ingest import Ingest
 from tidegate.local.journeys import walk
 from tidegate.local.stack import Running, Stack, up_file
-from tidegate.local.steps import Steps
+from tidegate.local.steps import Bar, Steps
 from tidegate.local.traces import as_tree, read_trace
 from tidegate.store.database import Database
 from tidegate.store.keys import NewKey, create_key, list_keys, read_pepper, revoke_key
@@ -52,9 +55,13 @@ def main() -> None:
 
 @app.command()
 def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Makes the secret that keys are hashed with, if it is missing."""
-    path = _checked(config).document.settings.auth.key_pepper_file
-    console.print(f"made {path}" if _make_pepper(path) else f"{path} is there already", highlight=False)
+    """Makes the secrets that are missing: the one that keys are hashed with, and the keys of internal tokens."""
+    settings = _checked(config).document.settings
+    made = {settings.auth.key_pepper_file: _make_pepper(settings.auth.key_pepper_file)}
+    identity = settings.identity
+    made[identity.signing_key_file] = make_keys(identity.signing_key_file, identity.public_keys_file)
+    for path, new in made.items():
+        console.print(f"made {path}" if new else f"{path} is there already", highlight=False)
 
 
 @app.command()
@@ -101,7 +108,9 @@ def up(
 ) -> None:
     """Starts everything on this machine and stays up until Ctrl-C."""
     loaded = _checked(config)
-    _make_pepper(loaded.document.settings.auth.key_pepper_file)
+    settings = loaded.document.settings
+    _make_pepper(settings.auth.key_pepper_file)
+    make_keys(settings.identity.signing_key_file, settings.identity.public_keys_file)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
     steps = Steps(console)
     failed: list[str] = []
@@ -119,6 +128,33 @@ def up(
     except KeyboardInterrupt:
         console.print("stopped", highlight=False)
     if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="Files, or folders with everything below them.")],
+    store: Annotated[str, typer.Option(help="Name of the vector store; made if it is missing.")],
+    base_url: Annotated[
+        str | None, typer.Option(envvar="OPENAI_BASE_URL", help="The gateway; the running one if absent.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="A key of the project; better in the environment.")
+    ] = None,
+) -> None:
+    """Brings documents into a vector store; doing it again changes only what has changed."""
+    if base_url is None or api_key is None:
+        running = _running()
+        base_url, api_key = base_url or running.base_url, api_key or running.api_key
+    with Bar(console) as bar:
+        report = Ingest(base_url, api_key, bar).run(paths, store)
+    for path, reason in report.failed:
+        console.print(f"  [red]✗[/] {_escape(path)}: {_escape(reason)}", highlight=False)
+    told = (
+        f"{report.added} added, {report.replaced} replaced, {report.unchanged} unchanged, {len(report.failed)} failed"
+    )
+    console.print(told, highlight=False)
+    if report.failed:
         raise typer.Exit(1)
 
 
@@ -251,6 +287,11 @@ def _running() -> Running:
 
 def _say_where(running: Running, failed: list[str]) -> None:
     console.rule(align="left")
+    table = Table("  process", "ready after s", "memory MB", box=None, pad_edge=False, header_style="dim")
+    for name, pid in running.pids.items():
+        table.add_row(f"  {name}", f"{running.ready_after_s.get(name, 0):.1f}", f"{memory_mb(pid):.0f}")
+    console.print(table)
+    console.print()
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}[/]", highlight=False)
     console.print(f"  base_url  {running.base_url}", highlight=False)

@@ -10,13 +10,21 @@ TidegateError
 │   │   └── ModelNotFound       404, code model_not_found
 │   ├── MethodNotAllowed        405
 │   ├── BodyTimeout             408
+│   │   └── HeadTimeout         408
 │   ├── BodyTooLarge            413
 │   ├── UnsupportedMediaType    415
+│   ├── HeadTooLarge            431
 │   └── RateLimited             429, with retry-after
-├── UpstreamError               a model server failed us
+├── UpstreamError               502, a model server failed us
 │   ├── UpstreamUnavailable     503, nothing was generated
+│   │   ├── UpstreamBusy        429, it has no room
+│   │   └── ServiceUnavailable  503, another service of the platform
 │   ├── UpstreamBroken          502, the answer cannot be used
-│   └── UpstreamTimeout         504
+│   │   └── AnswerTooLarge      502
+│   ├── UpstreamTimeout         504
+│   │   └── DeadlineExceeded    504, the caller's own limit
+│   ├── UpstreamRejected        the status it gave: the caller's fault, in its words
+│   └── UpstreamMisconfigured   502, it does not accept our credentials
 ├── Overloaded                  503, this process has no room
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
@@ -26,7 +34,8 @@ TidegateError
 """
 
 import json
-from typing import ClassVar
+from enum import Enum
+from typing import Any, ClassVar
 
 
 class TidegateError(Exception):
@@ -130,6 +139,17 @@ class BodyTimeout(ClientError):
     code = "request_timeout"
 
 
+class HeadTimeout(BodyTimeout):
+    """The head did not arrive in time."""
+
+
+class HeadTooLarge(ClientError):
+    """The head of the request has too many fields or bytes."""
+
+    status = 431
+    code = "request_head_too_large"
+
+
 class BodyTooLarge(ClientError):
     """The body exceeds the caller's limit."""
 
@@ -158,8 +178,19 @@ class RateLimited(ClientError):
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """Adds `retry-after` in whole seconds, rounded up."""
-        return [*super().headers, ("retry-after", str(max(1, int(self.retry_after_s + 0.999))))]
+        """Adds `retry-after`."""
+        return [*super().headers, *_retry_after(self.retry_after_s)]
+
+
+class Again(Enum):
+    """Whether a request may be tried once more, as long as no event of its answer has reached the caller."""
+
+    NEVER = 0
+    """It would end the same way."""
+    ONCE = 1
+    """The request itself may be what brings model servers down, so it meets one other at most."""
+    FREELY = 2
+    """The model server has not begun to work on it."""
 
 
 class UpstreamError(TidegateError):
@@ -170,6 +201,23 @@ class UpstreamError(TidegateError):
     code = "upstream_error"
     retryable = True
     log_level = "warning"
+    again: ClassVar[Again] = Again.ONCE
+    blames_replica: ClassVar[bool] = True
+    """Whether it counts against the replica's health."""
+    pause_s: ClassVar[float | None] = None
+    """The caller's wait before another try, where it is worth one and the model server has not said."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
+        """What the model server asked for."""
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Adds `retry-after`: what the model server asked for, else what this kind of error is worth."""
+        return [*super().headers, *_retry_after(self.retry_after_s or self.pause_s)]
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -177,6 +225,23 @@ class UpstreamUnavailable(UpstreamError):
 
     status = 503
     code = "upstream_unavailable"
+    again = Again.FREELY
+    pause_s = 1.0
+
+
+class UpstreamBusy(UpstreamUnavailable):
+    """The model servers have no room for this request now."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_busy"
+    blames_replica = False
+
+
+class ServiceUnavailable(UpstreamUnavailable):
+    """Another service of the platform (documents, agents) does not answer."""
+
+    code = "service_unavailable"
 
 
 class UpstreamBroken(UpstreamError):
@@ -185,11 +250,54 @@ class UpstreamBroken(UpstreamError):
     code = "upstream_broken"
 
 
+class AnswerTooLarge(UpstreamBroken):
+    """A replica's or a service's answer is larger than what is passed on."""
+
+    code = "answer_too_large"
+    again = Again.NEVER
+    blames_replica = False
+
+
 class UpstreamTimeout(UpstreamError):
     """A replica was silent for too long."""
 
     status = 504
     code = "upstream_timeout"
+
+
+class DeadlineExceeded(UpstreamTimeout):
+    """The time that the caller gave is over."""
+
+    code = "deadline_exceeded"
+    retryable = False
+    log_level = "info"
+    again = Again.NEVER
+    blames_replica = False
+
+
+class UpstreamRejected(UpstreamError):
+    """The model server refused what the caller sent, and says why."""
+
+    code = "upstream_rejected"
+    retryable = False
+    log_level = "info"
+    again = Again.NEVER
+    blames_replica = False
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message")))
+        self.status = status  # type: ignore[misc]
+        self.error = error
+        """OpenAI's error object as the model server wrote it."""
+
+
+class UpstreamMisconfigured(UpstreamError):
+    """The model server does not accept the gateway's credentials, which is nothing that a caller can mend."""
+
+    code = "upstream_misconfigured"
+    retryable = False
+    log_level = "error"
+    again = Again.NEVER
 
 
 class Overloaded(TidegateError):
@@ -232,8 +340,15 @@ class StoreError(OperatorError):
     """The database is missing, unreachable or at the wrong revision."""
 
 
-def error_object(error: TidegateError) -> dict[str, dict[str, str | None]]:
+def _retry_after(seconds: float | None) -> list[tuple[str, str]]:
+    """The header, in whole seconds, rounded up."""
+    return [] if seconds is None else [("retry-after", str(max(1, int(seconds + 0.999))))]
+
+
+def error_object(error: TidegateError) -> dict[str, dict[str, Any]]:
     """The OpenAI error object of `error`."""
+    if isinstance(error, UpstreamRejected):
+        return {"error": error.error}
     return {
         "error": {"message": error.message, "type": error.type, "param": error.param, "code": error.error_code},
     }

@@ -21,6 +21,7 @@ FOLDERS = {
     "guardrail": "guardrails",
     "routing_filter": "gateway.routing.filters",
     "routing_scorer": "gateway.routing.scorers",
+    "document_parser": "rag.parsers",
     "telemetry_sink": "tidegate.telemetry.sinks",
 }
 """Plugin kind to the package whose modules are its types."""

@@ -24,6 +24,12 @@ class Principal:
     """Models the project may use; `None` is all of them."""
     policy: str
     limits: Limits
+    mcp_servers: frozenset[str] | None = frozenset()
+    """Tool servers the project may use; `None` is all of them."""
+
+    def may_call(self, server: str) -> bool:
+        """Whether the tools of `server` are open to this principal."""
+        return self.mcp_servers is None or server in self.mcp_servers
 
     def may_use(self, model: str) -> bool:
         """Whether `model` is open to this principal."""

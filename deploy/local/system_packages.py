@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-NEEDED = {"postgres": "postgresql", "redis-server": "redis-server"}
+NEEDED = {"postgres": "postgresql", "redis-server": "redis-server", "node": "nodejs", "npm": "npm"}
 """Program to Debian package."""
 
 

@@ -7,22 +7,79 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from gateway.api import chat_completions, completions, health, models
+from gateway.api import (
+    audio,
+    chat_completions,
+    completions,
+    delegations,
+    documents,
+    embeddings,
+    messages,
+    models,
+    rerank,
+    responses,
+    tokenize,
+    tools,
+)
+from gateway.api.schemas import path_parameters
+from gateway.exchange import Operation
+from tidegate.serving import http
+
+Method = Literal["GET", "POST", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path. A hot path has an `operation` and goes to the pipeline; another has a FastAPI `endpoint`."""
+    """One path. A hot path has an `operation` and goes to the pipeline; a `service` or the door for `tools` answers it; or it
+    has an `endpoint`.
+    """
 
     path: str
-    method: Literal["GET", "POST"]
+    method: Method
     summary: str
     tag: str
-    operation: str | None = None
+    operation: Operation | None = None
+    service: Literal["knowledge", "agents"] | None = None
+    upload: bool = False
+    tools: bool = False
     endpoint: Callable[..., Any] | None = None
     openapi: dict[str, Any] = field(default_factory=dict)
     open_to_all: bool = False
 
+    @property
+    def checked(self) -> bool:
+        """Whether FastAPI's side checks the key; the pipeline and the door for tools check by themselves."""
+        return not (self.open_to_all or self.operation or self.tools)
+
+
+def _files(path: str, method: Method, summary: str) -> Route:
+    """A path of the knowledge service."""
+    path = f"/v1/{path}"
+    upload = method == "POST" and path == "/v1/files"
+    takes = "multipart/form-data" if upload else "application/json" if method == "POST" else None
+    openapi = documents.openapi(path, takes=takes, schema=documents.FORM if upload else None)
+    tag = "Files" if path.startswith("/v1/files") else "Vector stores"
+    return Route(path, method, summary, tag, service="knowledge", upload=upload, openapi=openapi)
+
+
+def _response(method: Method, summary: str) -> Route:
+    """A path of the agents service."""
+    path = "/v1/responses/{response_id}"
+    return Route(path, method, summary, "Responses", service="agents", openapi=documents.openapi(path))
+
+
+def _pooling(path: str, operation: Operation, openapi: dict[str, Any], summary: str) -> Route:
+    """A path of a model that compares texts."""
+    return Route(path, "POST", summary, "Ranking", operation=operation, openapi=openapi)
+
+
+def _tools(path: str, summary: str) -> Route:
+    """A path of the door for tools."""
+    return Route(path, "POST", summary, "Tools", tools=True, openapi=tools.openapi(path))
+
+
+_STORE = "vector_stores/{vector_store_id}"
+_STORE_FILE = f"{_STORE}/files/{{file_id}}"
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -33,8 +90,74 @@ ROUTES: tuple[Route, ...] = (
         "/v1/completions", "POST", "Create a completion", "Completions",
         operation=completions.OPERATION, openapi=completions.OPENAPI,
     ),
+    Route(
+        "/v1/embeddings", "POST", "Create embeddings", "Embeddings",
+        operation=embeddings.OPERATION, openapi=embeddings.OPENAPI,
+    ),
+    _pooling("/v1/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
+    _pooling("/v2/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
+    _pooling("/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
+    _pooling("/v1/score", rerank.SCORE, rerank.SCORE_OPENAPI, "Score pairs of texts"),
+    _pooling("/score", rerank.SCORE, rerank.SCORE_OPENAPI, "Score pairs of texts"),
+    Route(
+        "/tokenize", "POST", "Turn text into tokens", "Tokens", operation=tokenize.OPERATION, openapi=tokenize.OPENAPI
+    ),
+    Route(
+        "/detokenize", "POST", "Turn tokens into text", "Tokens",
+        operation=tokenize.DETOKENIZE, openapi=tokenize.DETOKENIZE_OPENAPI,
+    ),
+    Route(
+        "/v1/messages", "POST", "Create a message (Anthropic)", "Messages",
+        operation=messages.OPERATION, openapi=messages.OPENAPI,
+    ),
+    Route(
+        "/v1/messages/count_tokens", "POST", "Count a message's tokens (Anthropic)", "Messages",
+        operation=messages.COUNT_TOKENS, openapi=messages.COUNT_TOKENS_OPENAPI,
+    ),
+    Route(
+        "/v1/audio/transcriptions", "POST", "Write down what is said in a sound file", "Audio",
+        operation=audio.TRANSCRIPTIONS, openapi=audio.OPENAPI,
+    ),
+    Route(
+        "/v1/audio/translations", "POST", "Translate what is said in a sound file", "Audio",
+        operation=audio.TRANSLATIONS, openapi=audio.OPENAPI,
+    ),
     Route("/v1/models", "GET", "List the models this key may use", "Models", endpoint=models.list_models),
     Route("/v1/models/{model:path}", "GET", "Retrieve a model this key may use", "Models", endpoint=models.retrieve_model),
-    Route("/healthz", "GET", "The process is alive", "Health", endpoint=health.healthz, open_to_all=True),
-    Route("/readyz", "GET", "The process can take requests", "Health", endpoint=health.readyz, open_to_all=True),
+    Route("/v1/responses", "POST", "Create a response", "Responses", service="agents", openapi=responses.OPENAPI),
+    _response("GET", "Retrieve a response"),
+    _response("DELETE", "Delete a response"),
+    Route(
+        "/internal/delegations", "POST", "Renew an internal token", "Internal", endpoint=delegations.renew,
+        openapi=documents.openapi("/internal/delegations"),
+    ),
+    _files("files", "POST", "Upload a file: it is read and screened before the answer"),
+    _files("files", "GET", "List the project's files"),
+    _files("files/{file_id}", "GET", "Retrieve a file"),
+    _files("files/{file_id}", "DELETE", "Delete a file, also from every store"),
+    _files("files/{file_id}/content", "GET", "The text that was read"),
+    _files("vector_stores", "POST", "Create a vector store"),
+    _files("vector_stores", "GET", "List the project's vector stores"),
+    _files(_STORE, "GET", "Retrieve a vector store"),
+    _files(_STORE, "POST", "Change a vector store's name or metadata"),
+    _files(_STORE, "DELETE", "Delete a vector store"),
+    _files(f"{_STORE}/search", "POST", "Search a vector store"),
+    _files(f"{_STORE}/files", "POST", "Add a file to a vector store"),
+    _files(f"{_STORE}/files", "GET", "List a vector store's files"),
+    _files(_STORE_FILE, "GET", "Retrieve a file of a vector store: how far it is"),
+    _files(_STORE_FILE, "POST", "Change a file's attributes"),
+    _files(_STORE_FILE, "DELETE", "Take a file out of a vector store"),
+    _files(f"{_STORE_FILE}/content", "GET", "The text that was read"),
+    _tools("/mcp", "Tools of every server this key may use (MCP)"),
+    _tools("/mcp/{server}", "Tools of one server (MCP)"),
+    Route(
+        "/.well-known/oauth-protected-resource", "GET", "How to get a token for the tools (RFC 9728)", "Tools",
+        endpoint=tools.metadata, open_to_all=True,
+    ),
+    Route(
+        "/.well-known/oauth-protected-resource/{path:path}", "GET", "How to get a token for the tools (RFC 9728)", "Tools",
+        endpoint=tools.metadata, open_to_all=True, openapi={"parameters": path_parameters("{path}")},
+    ),
+    Route("/healthz", "GET", "The process is alive", "Health", endpoint=http.healthz, open_to_all=True),
+    Route("/readyz", "GET", "The process can take requests", "Health", endpoint=http.readyz, open_to_all=True),
 )  # fmt: skip

@@ -1,31 +1,39 @@
 """OpenAPI building blocks shared by the hot paths, whose bodies FastAPI never parses."""
 
+import re
 from typing import Any
 
 
-def generate_openapi(required: list[str], properties: dict[str, Any], answer: str) -> dict[str, Any]:
-    """The OpenAPI operation of a path that generates text. Unknown fields travel on, so `additionalProperties` is true."""
+def openapi(required: list[str], properties: dict[str, Any], answer: str, *, streams: bool = False) -> dict[str, Any]:
+    """The OpenAPI operation of a path that a model server answers; unknown fields travel on."""
     schema = {
         "type": "object",
         "required": ["model", *required],
-        "properties": properties,
+        "properties": {"model": {"type": "string"}, **properties},
         "additionalProperties": True,
     }
+    content: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
     return {
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-        "responses": {
-            "200": {
-                "description": answer,
-                "content": {
-                    "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
-                },
-            },
-            **{
-                code: {"description": text, "content": {"application/json": {"schema": ERROR}}}
-                for code, text in ERRORS.items()
-            },
-        },
+        "responses": {"200": {"description": answer, "content": content}, **error_responses(ERROR)},
+    }
+
+
+def path_parameters(path: str) -> list[dict[str, Any]]:
+    """The OpenAPI parameters of a path's template."""
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)(?::\w+)?\}", path)
+    ]
+
+
+def error_responses(schema: dict[str, Any]) -> dict[str, Any]:
+    """The answers that are errors, in the form `schema`."""
+    return {
+        code: {"description": text, "content": {"application/json": {"schema": schema}}}
+        for code, text in ERRORS.items()
     }
 
 
@@ -45,6 +53,7 @@ ERROR: dict[str, Any] = {
         }
     },
 }
+TEXTS: dict[str, Any] = {"type": ["string", "array"], "minItems": 1}
 ERRORS = {
     "400": "The request is malformed, not allowed, or held back by a guardrail (`content_filter`)",
     "401": "No valid key",
@@ -57,8 +66,7 @@ ERRORS = {
     "504": "The model server was silent for too long",
 }
 
-COMMON: dict[str, Any] = {
-    "model": {"type": "string"},
+STREAM: dict[str, Any] = {
     "stream": {"type": ["boolean", "null"]},
     "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
     "max_tokens": {"type": ["integer", "null"], "minimum": 1},

@@ -5,24 +5,68 @@ read, so a slow caller never makes memory grow.
 """
 
 import asyncio
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import cast
 
 import httptools
 
 from gateway.deadlines import Deadlines
-from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
+from tidegate.errors import AnswerTooLarge, UpstreamBroken, UpstreamError, UpstreamTimeout
 
-_HIGH_WATER = 262_144
+_HIGH_WATER = 65_536
+_SOCKET_BYTES = 65_536  # what the kernel may hold as well; left alone, it takes up to 6 MB for a reader who is slow
 _MAX_HEAD_BYTES = 65_536
 _SMALL_BYTES = 16_384  # copying this much is cheaper than a second buffer
+
+
+Buffer = bytes | memoryview
+OnQuiet = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for what."""
+
+    first_s: float
+    """For the answer's head; for the first event where `by_events`."""
+    idle_s: float
+    """For whatever comes next: bytes, or events where `by_events`."""
+    quiet_s: float = 0.0
+    """After how long a silence the one who waits is given a chance to say something; 0 is never."""
+    by_events: bool = False
+    """Only what the reader calls an event counts: see `Connection.moved`."""
 
 
 class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_body_bytes", "_deadlines", "_head_bytes", "_idle_limit_s", "_keep_alive", "_loop", "_parser", "_paused",
-        "_transport", "_waiter", "chunks", "complete", "due", "error", "headers", "idle_since", "reused", "status",
+        "_body_bytes",
+        "_deadlines",
+        "_head_bytes",
+        "_keep_alive",
+        "_limit",
+        "_loop",
+        "_moved",
+        "_on_quiet",
+        "_parser",
+        "_patience",
+        "_paused",
+        "_quiet",
+        "_transport",
+        "_waiter",
+        "_write_paused",
+        "chunks",
+        "complete",
+        "due",
+        "error",
+        "headers",
+        "idle_since",
+        "reused",
+        "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
@@ -31,8 +75,10 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._paused = self._keep_alive = False
-        self.due = self._idle_limit_s = 0.0
+        self._paused = self._keep_alive = self._moved = self._quiet = self._write_paused = False
+        self._patience = Patience(0, 0)
+        self._on_quiet: OnQuiet | None = None
+        self.due = self._limit = 0.0
         self._head_bytes = self._body_bytes = 0
         self.reused = False
         self.idle_since = 0.0
@@ -44,20 +90,55 @@ class Connection(asyncio.Protocol):
 
     # -- what the relay calls -------------------------------------------------------------------------------------
 
-    def send(self, head: bytes, body: bytes, *, first_byte_timeout_s: float, idle_timeout_s: float) -> None:
-        """Starts a request; the limits are for the wait until the answer's head and for any later silence."""
+    def send(
+        self,
+        parts: Sequence[Buffer],
+        patience: Patience,
+        on_quiet: OnQuiet | None = None,
+        quiet_for_s: float = 0.0,
+    ) -> None:
+        """Starts a request of these bytes; `on_quiet` is awaited in `head` and `read` after every long silence.
+
+        It has been quiet for `quiet_for_s` already.
+        """
         self.status, self.headers, self.chunks = 0, [], []
-        self.complete, self.error = False, None
+        self.complete, self.error, self._moved = False, None, False
         self._head_bytes = self._body_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
-        self._idle_limit_s = idle_timeout_s
-        self.due = self._loop.time() + first_byte_timeout_s
+        self._patience, self._on_quiet = patience, on_quiet
+        self._wait_at_most(patience.first_s, quiet_for_s)
         self._deadlines.add(self)
         assert self._transport is not None  # noqa: S101
-        if len(body) < _SMALL_BYTES:
-            self._transport.write(head + body)
+        if sum(map(len, parts)) < _SMALL_BYTES:
+            self._transport.write(b"".join(parts))
         else:
-            self._transport.writelines((head, body))
+            self._transport.writelines(parts)
+
+    async def send_more(self, pieces: AsyncGenerator[bytes, None], *, chunked: bool) -> None:
+        """Sends the rest of the body as it comes, no faster than it is taken; ends early where the answer comes early.
+
+        Raises:
+            UpstreamError: the connection failed meanwhile. What `pieces` raises comes out as it is.
+        """
+        async with aclosing(pieces) as source:
+            async for piece in source:
+                if not await self._write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece):
+                    return
+        await self._write(b"0\r\n\r\n" if chunked else b"")
+        self._wait_at_most(self._patience.first_s)
+
+    async def _write(self, data: bytes) -> bool:
+        """Whether the model server still listens; one that takes nothing for too long has failed."""
+        self._wait_at_most(self._patience.first_s)
+        while self._write_paused and not self.status and self.error is None:
+            self._wait_at_most(self._patience.idle_s)
+            await self._wait()
+        if self.error is not None:
+            raise self.error
+        if self.status or self._transport is None:
+            return False
+        self._transport.write(data)
+        return True
 
     async def head(self) -> None:
         """Waits for status and headers.
@@ -81,15 +162,20 @@ class Connection(asyncio.Protocol):
                 return b""
             if self.error is not None:
                 raise self.error
+            if self._paused and self._transport is not None:  # not before: what is taken may still wait for its reader
+                self._paused = False
+                self._wait_at_most(self._patience.idle_s)
+                self._transport.resume_reading()
             await self._wait()
         data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
         self.chunks.clear()
         self._body_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self.due = self._loop.time() + self._idle_limit_s
-            self._transport.resume_reading()
         return data
+
+    def moved(self) -> float:
+        """Notes that an event has arrived: the next may take its own time. Returns the time, of the loop's clock."""
+        self._moved = True
+        return self._wait_at_most(self._patience.idle_s)
 
     async def read_all(self, max_bytes: int) -> bytes:
         """The whole body.
@@ -97,14 +183,12 @@ class Connection(asyncio.Protocol):
         Raises:
             UpstreamError: as `read`, or longer than `max_bytes`.
         """
-        if self.complete and self.error is None:
-            return await self.read()
         parts: list[bytes] = []
         size = 0
         while data := await self.read():
             size += len(data)
             if size > max_bytes:
-                raise UpstreamBroken("the model server's answer is larger than the gateway passes on")
+                raise AnswerTooLarge("the model server's answer is larger than the gateway passes on")
             parts.append(data)
         return b"".join(parts)
 
@@ -118,10 +202,12 @@ class Connection(asyncio.Protocol):
     def release(self) -> bool:
         """Ends the exchange; whether the connection may be used again."""
         self._deadlines.remove(self)
+        self._on_quiet = None
         if not self.complete or self.error is not None or self.is_closing or self._parser is None:
             return False
         self._parser = None
-        return self._keep_alive
+        assert self._transport is not None  # noqa: S101 - or it would be closing
+        return self._keep_alive and not self._transport.get_write_buffer_size()  # an answer may come before all is sent
 
     def close(self) -> None:
         """Closes the socket at once; the model server sees it and stops generating."""
@@ -131,10 +217,14 @@ class Connection(asyncio.Protocol):
 
     def overdue(self, now: float) -> None:
         """See `Limited`: silence is the model server's fault unless the caller has yet to take what is here."""
-        if not self.status:
+        if self.status and (self._paused or self.chunks):
+            self._wait_at_most(self._patience.idle_s)
+        elif now < self._limit:
+            self.due = min(now + self._patience.quiet_s, self._limit)
+            self._quiet = True
+            self._wake()
+        elif not self.status or (self._patience.by_events and not self._moved):
             self.fail(UpstreamTimeout("the model server did not begin to answer in time"))
-        elif self._paused or self.chunks:
-            self.due = now + self._idle_limit_s
         elif not self.complete:
             self.fail(UpstreamTimeout("the model server fell silent in the middle of its answer"))
 
@@ -148,6 +238,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        if (raw := transport.get_extra_info("socket")) is not None:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BYTES)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -155,10 +247,10 @@ class Connection(asyncio.Protocol):
         if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
-        if self.status:
-            self.due = self._loop.time() + self._idle_limit_s
-        else:
+        if not self.status:
             self._head_bytes += len(data)
+        elif not self._patience.by_events:
+            self._wait_at_most(self._patience.idle_s)
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -170,6 +262,15 @@ class Connection(asyncio.Protocol):
         if self._body_bytes > _HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._write_paused = False
         self._wake()
 
     def eof_received(self) -> bool:
@@ -196,7 +297,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self.status = status
-            self.due = self._loop.time() + self._idle_limit_s
+            if not self._patience.by_events:
+                self._wait_at_most(self._patience.idle_s)
         else:
             self.headers = []
 
@@ -221,9 +323,19 @@ class Connection(asyncio.Protocol):
         else:
             self.error = UpstreamBroken("the model server closed the connection before its answer was complete")
 
-    def _wait(self) -> asyncio.Future[None]:
+    def _wait_at_most(self, seconds: float, quiet_for_s: float = 0.0) -> float:
+        now, quiet_s = self._loop.time(), self._patience.quiet_s
+        self._limit = now + seconds
+        self.due = now + min(seconds, quiet_s - quiet_for_s) if quiet_s else self._limit
+        return now
+
+    async def _wait(self) -> None:
         self._waiter = self._loop.create_future()
-        return self._waiter
+        await self._waiter
+        if self._quiet:
+            self._quiet = False
+            if self._on_quiet is not None:
+                await self._on_quiet()
 
     def _wake(self) -> None:
         waiter = self._waiter

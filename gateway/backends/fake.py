@@ -5,6 +5,8 @@ names a script by the field `fake_script`; `PUT /__scripts/NAME` stores one, a J
 
     {"send": "text"} · {"send_b64": "…"} · {"sleep_ms": 50} · {"stall": true} · {"cut": "fin" | "rst"}
 
+`PUT /__early/NAME` makes the next request be answered by that script as soon as its head is there; its body is not read.
+`PUT /__turns/MODEL` stores a list of scripts' names; requests for that model that name none take them one after the other.
 Steps write raw bytes, status line and all. `GET /__truth` tells requests, answers, cancels, tokens and what is open now.
 `GET /__seen` gives the heads and bodies of the last requests (base64), `DELETE /__seen` forgets them and the counts.
 Without a script these fields steer the answer: `max_tokens` (64), `fake_pace_ms` (0) between chunks, `fake_text`.
@@ -18,6 +20,7 @@ import json
 import signal
 import socket
 import struct
+import time
 from collections import deque
 from typing import Any, cast
 
@@ -25,23 +28,7 @@ import httptools
 import msgspec
 import uvloop
 
-PROMPT_TOKENS = 10
-ANSWERED = frozenset({"/v1/chat/completions", "/v1/completions"})
-"""Paths that generate; others are 404 unless scripted."""
-
-
-class FakeRequest(msgspec.Struct):
-    """What the fake reads of a request."""
-
-    model: str = "fake"
-    stream: bool | None = False
-    stream_options: dict[str, Any] | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    fake_script: str | None = None
-    fake_pace_ms: float = 0
-    fake_text: str = "tok "
-
+from gateway.backends.fake_answers import NOT_FOUND, PROMPT_TOKENS, STREAMED, Answers, FakeRequest, head, is_known
 
 _decode = msgspec.json.Decoder(FakeRequest).decode
 
@@ -57,16 +44,22 @@ class Truth:
     def forget(self) -> None:
         """Sets the counts of requests back to nothing."""
         self.requests = self.answered = self.cancelled = self.open_requests = self.output_tokens = 0
+        self.received_bytes = 0
+        self.last_cancelled_at = 0.0
         self.seen: deque[dict[str, str]] = deque(maxlen=50)
 
-    def as_json(self) -> dict[str, int]:
-        """The counts; `cancelled` are requests whose connection closed before their answer was complete."""
+    def as_json(self) -> dict[str, float]:
+        """The counts; `cancelled` are requests whose connection closed before their answer was complete, the last one
+        of them at `last_cancelled_at` of the machine's monotonic clock, in seconds.
+        """
         return {
             "requests": self.requests,
             "answered": self.answered,
             "cancelled": self.cancelled,
             "open_requests": self.open_requests,
             "output_tokens": self.output_tokens,
+            "received_bytes": self.received_bytes,
+            "last_cancelled_at": self.last_cancelled_at,
             "prompt_tokens": PROMPT_TOKENS * self.answered,
             "connections": self.connections,
             "open_connections": self.open_connections,
@@ -74,84 +67,15 @@ class Truth:
 
 
 class Fake:
-    """Scripts, counts and prepared answers shared by all connections."""
+    """Scripts, counts and answers shared by all connections."""
 
     def __init__(self, *, keep_seen: bool = True) -> None:
         self.truth = Truth()
         self.scripts: dict[str, list[dict[str, Any]]] = {}
+        self.turns: dict[str, list[str]] = {}
+        self.early: str | None = None
         self.keep_seen = keep_seen
-        self._prepared: dict[tuple[object, ...], bytes] = {}
-
-    def whole(self, request: FakeRequest, tokens: int, path: str) -> bytes:
-        """A non-streamed answer, head and body; prepared once per shape so that benchmarks measure the gateway."""
-        key = ("whole", request.model, tokens, request.fake_text, path)
-        if key not in self._prepared:
-            text = request.fake_text * tokens
-            usage = {
-                "prompt_tokens": PROMPT_TOKENS,
-                "completion_tokens": tokens,
-                "total_tokens": PROMPT_TOKENS + tokens,
-            }
-            choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": "length"}
-            if path == "/v1/completions":
-                choice["text"] = text
-            else:
-                choice["message"] = {"role": "assistant", "content": text}
-            body = json.dumps(
-                {"id": "chatcmpl-fake", "object": _object(path), "created": 1, "model": request.model}
-                | {"choices": [choice], "usage": usage}
-            ).encode()
-            self._prepared[key] = head(200, "application/json", len(body)) + body
-        return self._prepared[key]
-
-    def events(self, request: FakeRequest, tokens: int, path: str) -> list[bytes]:
-        """A streamed answer's HTTP chunks: first chunk, tokens, finish, usage if asked, end."""
-        key = ("events", request.model, request.fake_text, path)
-        if key not in self._prepared:
-            text = request.fake_text
-            said = {"text": text} if path == "/v1/completions" else {"delta": {"content": text}}
-            self._prepared[key] = http_chunk(self._event(request, path, {"index": 0, **said, "finish_reason": None}))
-        last: dict[str, Any] = {"text": ""} if path == "/v1/completions" else {"delta": {}}
-        out = [self._prepared[key]] * tokens
-        out.append(http_chunk(self._event(request, path, {"index": 0, **last, "finish_reason": "length"})))
-        if (request.stream_options or {}).get("include_usage"):
-            usage = {
-                "prompt_tokens": PROMPT_TOKENS,
-                "completion_tokens": tokens,
-                "total_tokens": PROMPT_TOKENS + tokens,
-            }
-            out.append(http_chunk(self._event(request, path, None, usage)))
-        out.append(http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
-        return out
-
-    @staticmethod
-    def _event(
-        request: FakeRequest, path: str, choice: dict[str, Any] | None, usage: dict[str, int] | None = None
-    ) -> bytes:
-        chunk = {"id": "chatcmpl-fake", "object": _object(path, ".chunk"), "created": 1, "model": request.model}
-        body: dict[str, Any] = {**chunk, "choices": [choice] if choice else []} | ({"usage": usage} if usage else {})
-        return b"data: " + json.dumps(body).encode() + b"\n\n"
-
-
-_NO_PATH = b'{"error":{"message":"Not Found","type":"NotFoundError","param":null,"code":404}}'
-
-
-def head(status: int, content_type: str, length: int | None) -> bytes:
-    """A response head; `length` None means chunked."""
-    body = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    return f"HTTP/1.1 {status} Fake\r\ncontent-type: {content_type}\r\n{body}\r\n\r\n".encode()
-
-
-NOT_FOUND = head(404, "application/json", len(_NO_PATH)) + _NO_PATH
-
-
-def http_chunk(data: bytes) -> bytes:
-    """`data` as one chunk of a chunked body."""
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def _object(path: str, suffix: str = "") -> str:
-    return "text_completion" if path == "/v1/completions" else f"chat.completion{suffix}"
+        self.answers = Answers()
 
 
 class FakeConnection(asyncio.Protocol):
@@ -163,10 +87,12 @@ class FakeConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
         self._answering = False
+        self._writable = asyncio.Event()
+        self._writable.set()
         self._reset()
 
     def _reset(self) -> None:
-        self._url, self._body = b"", b""
+        self._url, self._body = b"", bytearray()
         self._headers: list[tuple[str, str]] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -184,6 +110,14 @@ class FakeConnection(asyncio.Protocol):
         if self._answering:
             self._settle(cancelled=True)
 
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol; a script waits then, as a model server's stream does."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._writable.set()
+
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         try:
@@ -200,22 +134,37 @@ class FakeConnection(asyncio.Protocol):
         """See httptools."""
         self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
 
+    def on_headers_complete(self) -> None:
+        """See httptools."""
+        if self._fake.early is not None and not self._url.startswith(b"/__") and self._transport is not None:
+            name, self._fake.early = self._fake.early, None
+            raw = self._transport.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # or the kernel would take megabytes in its place
+            self._transport.pause_reading()
+            self._fake.truth.requests += 1
+            self._fake.truth.open_requests += 1
+            self._answering = True
+            self._task = asyncio.ensure_future(self._play(self._fake.scripts[name]))
+
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._body += body
+        self._fake.truth.received_bytes += len(body)
 
     def on_message_complete(self) -> None:
         """See httptools."""
+        if self._answering:
+            return  # from before the body was there
         path, method = self._url.decode().partition("?")[0], self._parser.get_method().decode()
         if path.startswith("/__") or method == "GET":
             self._control(method, path)
             self._reset()
             return
         try:
-            request = _decode(self._body)
+            request = _decode(bytes(self._body))
         except msgspec.DecodeError:
             request = FakeRequest()
-        if path not in ANSWERED and request.fake_script is None:
+        if request.fake_script is None and not is_known(path) and not self._fake.turns.get(request.model):
             self._write(NOT_FOUND)
             self._reset()
             return
@@ -231,31 +180,36 @@ class FakeConnection(asyncio.Protocol):
 
     def _answer(self, request: FakeRequest, path: str) -> None:
         tokens = request.max_completion_tokens or request.max_tokens or 64
+        turns = self._fake.turns.get(request.model)
+        if request.fake_script is None and turns:
+            request.fake_script = turns.pop(0)
         if request.fake_script is not None:
             steps = self._fake.scripts.get(request.fake_script, [{"cut": "fin"}])
             self._task = asyncio.ensure_future(self._play(steps))
-        elif not request.stream:
+        elif not request.stream or path not in STREAMED:
             if request.fake_pace_ms:
                 self._task = asyncio.ensure_future(self._whole_later(request, tokens, path))
             else:
-                self._write(self._fake.whole(request, tokens, path))
+                self._write(self._fake.answers.whole(request, tokens, path))
                 self._settle(tokens=tokens)
         elif request.fake_pace_ms:
             self._task = asyncio.ensure_future(self._pace(request, tokens, path))
         else:
-            self._write(head(200, "text/event-stream", None) + b"".join(self._fake.events(request, tokens, path)))
+            self._write(
+                head(200, "text/event-stream", None) + b"".join(self._fake.answers.events(request, tokens, path))
+            )
             self._settle(tokens=tokens)
 
     async def _whole_later(self, request: FakeRequest, tokens: int, path: str) -> None:
         await asyncio.sleep(request.fake_pace_ms / 1000)
-        self._write(self._fake.whole(request, tokens, path))
+        self._write(self._fake.answers.whole(request, tokens, path))
         self._settle(tokens=tokens)
 
     async def _pace(self, request: FakeRequest, tokens: int, path: str) -> None:
         self._write(head(200, "text/event-stream", None))
         loop = asyncio.get_running_loop()
         due = loop.time()
-        for number, event in enumerate(self._fake.events(request, tokens, path)):
+        for number, event in enumerate(self._fake.answers.events(request, tokens, path)):
             if number < tokens:
                 due += request.fake_pace_ms / 1000
                 await asyncio.sleep(due - loop.time())
@@ -265,6 +219,7 @@ class FakeConnection(asyncio.Protocol):
 
     async def _play(self, steps: list[dict[str, Any]]) -> None:
         for step in steps:
+            await self._writable.wait()
             if "send" in step:
                 self._write(step["send"].encode())
             elif "send_b64" in step:
@@ -291,6 +246,7 @@ class FakeConnection(asyncio.Protocol):
         truth.output_tokens += tokens
         if cancelled:
             truth.cancelled += 1
+            truth.last_cancelled_at = time.monotonic()
         else:
             truth.answered += 1
 
@@ -309,6 +265,10 @@ class FakeConnection(asyncio.Protocol):
             answer = list(truth.seen)
         elif path.startswith("/__scripts/") and method == "PUT":
             fake.scripts[path.removeprefix("/__scripts/")] = json.loads(self._body)
+        elif path.startswith("/__turns/") and method == "PUT":
+            fake.turns[path.removeprefix("/__turns/")] = json.loads(self._body)
+        elif path.startswith("/__early/") and method == "PUT":
+            fake.early = path.removeprefix("/__early/")
         elif path == "/v1/models":
             answer = {"object": "list", "data": [{"id": "fake", "object": "model"}]}
         body = json.dumps(answer).encode()

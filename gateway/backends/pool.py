@@ -2,14 +2,25 @@
 
 import asyncio
 import ssl
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gateway.backends.connection import Connection
+from gateway.backends.connection import Buffer, Connection, OnQuiet, Patience
 from gateway.deadlines import Deadlines
 from tidegate.config.settings import RelaySettings
-from tidegate.errors import UpstreamTimeout, UpstreamUnavailable
+from tidegate.errors import UpstreamBroken, UpstreamUnavailable
 
 MAX_IDLE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """The rest of a body that is not here yet."""
+
+    pieces: AsyncGenerator[bytes, None]
+    chunked: bool
+    """Whether each piece is framed, because nobody has said how long the whole will be."""
 
 
 class Pool:
@@ -30,8 +41,7 @@ class Pool:
         """An open connection; `fresh` forbids one that has served before.
 
         Raises:
-            UpstreamUnavailable: refused, unresolvable, or TLS failed.
-            UpstreamTimeout: not open within `connect_timeout_s`.
+            UpstreamUnavailable: refused, unresolvable, TLS failed, or not open within `connect_timeout_s`.
         """
         loop = asyncio.get_running_loop()
         oldest = loop.time() - self._settings.pool_idle_s
@@ -47,9 +57,60 @@ class Pool:
                     lambda: Connection(loop, self._deadlines), self._host, self._port, ssl=self._tls
                 )
         except TimeoutError as error:
-            raise UpstreamTimeout("the model server did not accept a connection in time") from error
+            raise UpstreamUnavailable(
+                "the model server did not accept a connection in time", code="upstream_connect_timeout"
+            ) from error
         except (OSError, ssl.SSLError) as error:
             raise UpstreamUnavailable(f"the model server cannot be reached ({type(error).__name__})") from error
+        return connection
+
+    async def exchange(
+        self,
+        parts: Sequence[Buffer],
+        patience: Patience,
+        *,
+        on_quiet: OnQuiet | None = None,
+        quiet_for_s: float = 0.0,
+        replay: bool = True,
+        more: More | None = None,
+    ) -> Connection:
+        """Sends a request and returns the connection once the answer's head is there; the caller gives it back.
+
+        With `more` the body goes on, and nothing can be sent twice: then the connection is a fresh one.
+
+        A pooled connection that turns out dead before the first answer byte is replaced once by a fresh one: the server
+        closed it while idle and has hardly read the request. Where doing it twice would be wrong, `replay` forbids that.
+
+        Raises:
+            UpstreamError: nothing came back that could be relayed.
+        """
+        connection = await self.take(fresh=more is not None)
+        try:
+            return await self._send(connection, parts, patience, on_quiet, quiet_for_s, more)
+        except UpstreamBroken:
+            if not replay or not connection.reused or connection.status or connection.chunks:
+                raise
+        return await self._send(await self.take(fresh=True), parts, patience, on_quiet, quiet_for_s)
+
+    async def _send(
+        self,
+        connection: Connection,
+        parts: Sequence[Buffer],
+        patience: Patience,
+        on_quiet: OnQuiet | None,
+        quiet_for_s: float,
+        more: More | None = None,
+    ) -> Connection:
+        try:
+            if connection.is_closing:
+                raise UpstreamBroken("the model server closed the connection")
+            connection.send(parts, patience, on_quiet, quiet_for_s)
+            if more is not None:
+                await connection.send_more(more.pieces, chunked=more.chunked)
+            await connection.head()
+        except BaseException:
+            self.give_back(connection)
+            raise
         return connection
 
     def give_back(self, connection: Connection) -> None:

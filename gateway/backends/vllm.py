@@ -3,14 +3,38 @@
 Headers go up by an allow-list: never cookies, never the caller's credentials.
 """
 
-from gateway.backends.connection import Connection
-from gateway.backends.pool import Pool
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from gateway.backends.connection import Buffer, Connection, OnQuiet, Patience
+from gateway.backends.pool import More, Pool
 from tidegate.config.resources import Replica
 from tidegate.config.settings import RelaySettings
-from tidegate.errors import ConfigError, UpstreamBroken, UpstreamUnavailable
+from tidegate.errors import ConfigError, UpstreamBusy, UpstreamError, UpstreamMisconfigured, UpstreamUnavailable
 
 ANSWER_HEADERS = frozenset({b"content-type", b"retry-after", b"openai-processing-ms"})
 """Answer headers that reach the caller; the gateway sets the others itself."""
+
+
+REFUSES_ALL = frozenset({401, 403, 429, *range(500, 600)} - {501})
+"""Statuses that are between the gateway and the model server: the caller gets an error of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it is sent to a model server."""
+
+    path: str
+    parts: tuple[Buffer, ...]
+    request_id: str
+    stream: bool
+    content_type: bytes = b"application/json"
+    length: int | None = None
+    """Bytes of the whole body; None where nobody knows."""
+    more: AsyncGenerator[bytes, None] | None = None
+    """What comes after `parts`."""
 
 
 class VllmServer:
@@ -18,9 +42,14 @@ class VllmServer:
 
     def __init__(self, replica: Replica, settings: RelaySettings) -> None:
         self.url = replica.url
+        self.audience = replica.audience
         self.settings = settings
         self.pool = Pool(replica.url, settings)
-        self._fixed = f"host: {self.pool.netloc}\r\ncontent-type: application/json\r\n".encode()
+        self._for_whole = Patience(settings.first_byte_timeout_s, settings.idle_timeout_s)
+        self._for_streams = Patience(
+            settings.first_event_timeout_s, settings.idle_timeout_s, settings.comment_after_s, by_events=True
+        )
+        self._fixed = f"host: {self.pool.netloc}\r\n".encode()
         if replica.api_key_file is not None:
             try:
                 key = replica.api_key_file.read_text().strip()
@@ -28,45 +57,63 @@ class VllmServer:
                 raise ConfigError(f"api_key_file of replica {replica.url!r}: {error.strerror}") from error
             self._fixed += f"authorization: Bearer {key}\r\n".encode()
 
-    async def post(self, path: str, body: bytes, *, request_id: str, trace: bytes) -> Connection:
+    async def post(
+        self, body: "Outgoing", *, lines: bytes, on_quiet: OnQuiet | None = None, quiet_for_s: float = 0.0
+    ) -> Connection:
         """Sends a POST and returns the connection once the answer's head is there.
 
-        A pooled connection that turns out dead before the first answer byte is replaced once by a fresh one: the server
-        closed it while idle and has not read the request. `trace` is complete header lines. The caller gives the
-        connection back to `pool`, whatever happens.
+        `lines` is complete header lines: the trace, and an internal token where the server is a service of ours. The
+        caller gives the connection back to `pool`, whatever happens. `on_quiet` and `quiet_for_s`: see `Connection.send`.
 
         Raises:
             UpstreamError: nothing came back that could be relayed.
         """
-        head = b"POST %s HTTP/1.1\r\n%sx-request-id: %s\r\n%scontent-length: %d\r\n\r\n" % (
-            path.encode(),
+        more, length = body.more, body.length
+        size = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+        head = b"POST %s HTTP/1.1\r\n%scontent-type: %s\r\nx-request-id: %s\r\n%s%s\r\n\r\n" % (
+            body.path.encode(),
             self._fixed,
-            request_id.encode(),
-            trace,
-            len(body),
+            body.content_type,
+            body.request_id.encode(),
+            lines,
+            size,
         )
-        connection = await self.pool.take()
-        try:
-            return await self._exchange(connection, head, body)
-        except UpstreamBroken:
-            if not connection.reused or connection.status or connection.chunks:
-                raise
-        fresh = await self.pool.take(fresh=True)
-        return await self._exchange(fresh, head, body)
-
-    async def _exchange(self, connection: Connection, head: bytes, body: bytes) -> Connection:
-        limits = self.settings
-        try:
-            if connection.is_closing:
-                raise UpstreamBroken("the model server closed the connection")
-            connection.send(
-                head, body, first_byte_timeout_s=limits.first_byte_timeout_s, idle_timeout_s=limits.idle_timeout_s
-            )
-            await connection.head()
-        except BaseException:
+        parts = body.parts if length is not None else tuple(b"%x\r\n%s\r\n" % (len(part), part) for part in body.parts)
+        connection = await self.pool.exchange(
+            (head, *parts),
+            self._for_streams if body.stream else self._for_whole,
+            on_quiet=on_quiet,
+            quiet_for_s=quiet_for_s if body.stream else 0.0,
+            more=None if more is None else More(more, chunked=length is None),
+        )
+        if connection.status in REFUSES_ALL:
+            error = _refusal(connection)
             self.pool.give_back(connection)
-            raise
-        if connection.status in (502, 503, 504):
-            self.pool.give_back(connection)
-            raise UpstreamUnavailable(f"the model server answered {connection.status}")
+            raise error
         return connection
+
+
+def _refusal(connection: Connection) -> UpstreamError:
+    """What a status means that says nothing about the request."""
+    status = connection.status
+    if status in (401, 403):
+        return UpstreamMisconfigured(f"the model server answered {status}: it does not accept the gateway's key")
+    pause_s = retry_after_s(dict(connection.headers).get(b"retry-after"), datetime.now(UTC))
+    if status == 429:
+        return UpstreamBusy("the model servers have no room for this request now", retry_after_s=pause_s)
+    if status == 500:
+        return UpstreamError("the model server failed (500)", retry_after_s=pause_s)
+    return UpstreamUnavailable(f"the model server answered {status}", retry_after_s=pause_s)
+
+
+def retry_after_s(value: bytes | None, now: datetime) -> float | None:
+    """The seconds that a `retry-after` asks for, which may be a number or a date (RFC 9110 section 10.2.3)."""
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip()
+    if text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(text).astimezone(UTC) - now).total_seconds())
+    except ValueError:
+        return None

@@ -1,13 +1,14 @@
-"""Picks a replica: filters say which may, scorers which should, the least used breaks a tie."""
+"""Picks a replica: one that is due for a probe, else filters say which may and scorers which should.
+
+The least used breaks a tie.
+"""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from gateway.routing.interfaces import Filter, ReplicaState, Scorer
-
-EJECT_AFTER_FAILURES = 3
-EJECT_FOR_S = 10.0
+from gateway.routing.interfaces import Filter, Scorer
+from gateway.routing.replicas import ReplicaState
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,38 +20,31 @@ class Pick:
 
 
 class Selector:
-    """Filters and scorers as configured; learns first bytes and failures from the pipeline."""
+    """Filters and scorers as configured."""
 
-    def __init__(self, filters: Sequence[Filter], scorers: Sequence[Scorer]) -> None:
+    def __init__(
+        self, filters: Sequence[Filter], scorers: Sequence[Scorer], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._filters = filters
         self._scorers = scorers
+        self._clock = clock
 
     def pick(self, replicas: Sequence[ReplicaState], exclude: frozenset[str] = frozenset()) -> Pick | None:
-        """The replica to try next; None if every one is in `exclude`."""
+        """The replica to try next; None if every one is in `exclude`, or the filters leave none."""
         left: Sequence[ReplicaState] = [r for r in replicas if r.url not in exclude] if exclude else replicas
         if len(left) < 2:
             return Pick(left[0], "only replica") if left else None
-        now = time.monotonic()
+        now = self._clock()
+        for replica in left:
+            if replica.is_due_for_probe(now):
+                return Pick(replica, "probe after ejection")
         for item in self._filters:
             left = item.keep(left, now)
+        if not left:
+            return None
         totals = [0.0] * len(left)
         for scorer in self._scorers:
-            for index, score in enumerate(scorer.score(left)):
+            for index, score in enumerate(scorer.score(left, now)):
                 totals[index] += score
         best = min(range(len(left)), key=lambda index: (-totals[index], left[index].requests))
         return Pick(left[best], f"score {totals[best]:.2f} of {len(left)} replicas")
-
-    def began(self, replica: ReplicaState) -> None:
-        """An attempt at `replica` begins."""
-        replica.inflight += 1
-        replica.requests += 1
-
-    def ended(self, replica: ReplicaState, *, failed: bool) -> None:
-        """The attempt ended; `failed` if the replica, not the caller, was at fault."""
-        replica.inflight -= 1
-        if not failed:
-            replica.failures = 0
-            return
-        replica.failures += 1
-        if replica.failures >= EJECT_AFTER_FAILURES:
-            replica.ejected_until = time.monotonic() + EJECT_FOR_S

@@ -1,9 +1,11 @@
 """Screens a whole (non-streamed) answer."""
 
+from collections.abc import Callable
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.policy import Policy, strings
+from guardrails.engine.texts import mask
 from tidegate.errors import UpstreamBroken
 from tidegate.types import Verdict
 from tidegate.wire.openai import decode_any, encode
@@ -15,11 +17,48 @@ def screen_answer(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
     Raises:
         UpstreamBroken: not JSON, so nobody can say what it holds.
     """
+    return _screen(_screened, policy, raw)
+
+
+def screen_message(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
+    """As `screen_answer` for a message of Anthropic's form, which ends before the finding by `refusal`.
+
+    Raises:
+        UpstreamBroken: not JSON, so nobody can say what it holds.
+    """
+    return _screen(_screened_message, policy, raw)
+
+
+def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
+    """What was heard, with every finding masked; of JSON only the text is kept then, not the words it was cut into.
+
+    Raises:
+        UpstreamBroken: not text, so nobody can say what it holds.
+    """
+    suspects = [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
+    try:
+        answer = decode_any(raw) if raw.startswith(b"{") else {"text": raw.decode()}
+    except (ValueError, RecursionError) as error:
+        raise UpstreamBroken("the model server's answer cannot be read") from error
+    verdicts = [verdict for verdict in _verdicts(suspects, answer) if verdict.findings]
+    if not verdicts:
+        return raw, []
+    text = str(answer.get("text", ""))
+    for guardrail in suspects:
+        text = mask(guardrail, text)
+    kept = {name: answer[name] for name in ("task", "language", "duration", "usage") if name in answer}
+    return encode({**kept, "text": text}) if raw.startswith(b"{") else text.encode(), verdicts
+
+
+_How = Callable[[list[Guardrail], bytes], tuple[bytes, list[Verdict]]]
+
+
+def _screen(how: _How, policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
     suspects = [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
     if not suspects:
         return raw, []
     try:
-        return _screened(suspects, raw)
+        return how(suspects, raw)
     except (ValueError, RecursionError) as error:
         raise UpstreamBroken("the model server's answer is not JSON that can be read") from error
 
@@ -33,6 +72,32 @@ def _screened(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdic
             if count := _end(guardrail, choice):
                 verdicts.append(Verdict(guardrail.name, "output", guardrail.on_output, count))
     return (encode(answer), verdicts) if verdicts else (raw, [])
+
+
+def _screened_message(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
+    answer = decode_any(raw)
+    content = answer.get("content") if isinstance(answer, dict) else None
+    blocks = content if isinstance(content, list) else []
+    for number, block in enumerate(blocks):
+        if verdicts := _verdicts(suspects, block):
+            answer["content"] = [*blocks[:number], *_before_finding(suspects, block)]
+            answer |= {"stop_reason": "refusal", "stop_sequence": None}
+            return encode(answer), verdicts
+    return raw, []
+
+
+def _verdicts(suspects: list[Guardrail], block: Any) -> list[Verdict]:
+    counts = {g.name: sum(len(g.scan(text, final=True).findings) for _, text in strings(block)) for g in suspects}
+    return [Verdict(g.name, "output", g.on_output, counts[g.name]) for g in suspects if counts[g.name]]
+
+
+def _before_finding(suspects: list[Guardrail], block: Any) -> list[dict[str, Any]]:
+    """What may be shown of a block: its text up to the first finding, and nothing of any other kind of block."""
+    text = block.get("text") if isinstance(block, dict) else None
+    if not isinstance(text, str):
+        return []
+    starts = [found[0].start for guardrail in suspects if (found := guardrail.scan(text, final=True).findings)]
+    return [{"type": "text", "text": text[: min(starts)]}] if starts else []
 
 
 def _end(guardrail: Guardrail, choice: dict[str, Any]) -> int:

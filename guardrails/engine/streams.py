@@ -5,6 +5,7 @@ that hold its open part wait, and later ones behind them, so order never changes
 held of it is dropped and a last chunk with `finish_reason: content_filter` takes its place; other choices go on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +58,19 @@ class _Held:
 class StreamScreen:
     """One stream's state; not for reuse."""
 
-    __slots__ = ("_blocked", "_choices", "_finished", "_guardrails", "_held", "_texts", "verdicts")
+    __slots__ = ("_blocked", "_choices", "_finished", "_guardrails", "_held", "_last", "_texts", "_without", "verdicts")
 
-    def __init__(self, guardrails: tuple[Guardrail, ...], choices: int) -> None:
+    def __init__(
+        self,
+        guardrails: tuple[Guardrail, ...],
+        choices: int,
+        *,
+        last: Callable[[bytes, int], bytes] | None = None,
+        without: Callable[[bytes, set[int]], bytes] | None = None,
+    ) -> None:
+        """`last` makes what ends a choice, `without` an event without some; both are chunks of OpenAI's unless given."""
+        self._last = last or last_chunk
+        self._without = without or without_choices
         self._guardrails = guardrails
         self._choices = choices
         self._texts: dict[Channel, _Text] = {}
@@ -188,7 +199,7 @@ class StreamScreen:
         ready, self._held = self._held[:count], self._held[count:]
         if not self._blocked:
             return [held.event for held in ready]
-        return [event for held in ready if (event := self._without_blocked(held.event))]
+        return [event for held in ready if (event := self._without(held.event, self._blocked))]
 
     def _end(self, newly: list[int], template: bytes) -> list[bytes]:
         """Ends the choices in `newly`: forgets their texts, drops their held events, says why."""
@@ -201,23 +212,8 @@ class StreamScreen:
                 state.open_at = None
                 state.seen = ""
         for index in newly:
-            before.append(_last_chunk(template, index))
+            before.append(self._last(template, index))
         return self._release() + before
-
-    def _without_blocked(self, event: bytes) -> bytes:
-        """`event` without the blocked choices; empty if nothing of it is left."""
-        data = data_of(event)
-        if not data.startswith(b"{"):
-            return event
-        chunk = decode_any(data)
-        choices = chunk.get("choices") or []
-        kept = [choice for choice in choices if choice.get("index", 0) not in self._blocked]
-        if len(kept) == len(choices):
-            return event
-        if not kept:
-            return b""
-        chunk["choices"] = kept
-        return encode_event(encode(chunk))
 
 
 def _channel_path(path: tuple[str | int, ...], said: Any) -> tuple[str | int, ...]:
@@ -239,7 +235,24 @@ def _tokens(logprobs: dict[str, Any]) -> str:
     return "".join(token for token in tokens or [] if isinstance(token, str))
 
 
-def _last_chunk(template: bytes, index: int) -> bytes:
+def without_choices(event: bytes, blocked: set[int]) -> bytes:
+    """A chunk without the blocked choices; empty if nothing of it is left."""
+    data = data_of(event)
+    if not data.startswith(b"{"):
+        return event
+    chunk = decode_any(data)
+    choices = chunk.get("choices") or []
+    kept = [choice for choice in choices if choice.get("index", 0) not in blocked]
+    if len(kept) == len(choices):
+        return event
+    if not kept:
+        return b""
+    chunk["choices"] = kept
+    return encode_event(encode(chunk))
+
+
+def last_chunk(template: bytes, index: int) -> bytes:
+    """The chunk that ends a choice by `content_filter`, like `template` in all else."""
     data = data_of(template)
     chunk = decode_any(data) if data.startswith(b"{") else {}
     over: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": "content_filter"}

@@ -139,57 +139,11 @@ REQUIREMENTS = (
         ),
     ),
     Requirement(
-        "relay.cancel",
-        "platform",
-        "A caller who leaves stops the model server",
-        (_RELAY + "test_a_caller_who_hangs_up_stops_the_model_server", _LIVE + "test_a_caller_who_hangs_up_stops_vllm"),
-    ),
-    Requirement(
-        "relay.pool",
-        "RFC 9112 section 9.3",
-        "Connections are kept; a dead one is replaced once",
-        (
-            _RELAY + "test_a_connection_is_kept_and_used_again",
-            _RELAY + "test_a_dead_pooled_connection_is_replaced_without_the_caller_noticing",
-        ),
-    ),
-    Requirement(
-        "relay.truncation",
-        "platform",
-        "A broken stream is never shown as complete",
-        (_RELAY + "test_a_broken_stream_ends_in_an_error_event_and_never_in_done",),
-    ),
-    Requirement(
-        "relay.faults",
-        "platform",
-        "A fault of the model server has a status, a code and a word on trying again",
-        (
-            _RELAY + "test_faults_of_whole_answers",
-            _RELAY + "test_silence_is_bounded_before_and_inside_an_answer",
-            _RELAY + "test_a_connection_closed_before_the_answer_is_not_tried_for_ever",
-            _LIVE + "test_errors_of_the_model_server_are_passed_on",
-        ),
-    ),
-    Requirement(
-        "relay.failover",
-        "platform",
-        "Another replica takes over before the answer begins",
-        (_RELAY + "test_another_replica_takes_over_before_the_answer_begins", _RELAY + "test_no_replica_is_503"),
-    ),
-    Requirement(
-        "relay.flow-control",
-        "platform",
-        "A slow reader holds the model server back",
-        (
-            _RELAY + "test_a_slow_reader_holds_the_model_server_back",
-            _GUARD + "test_a_huge_request_full_of_numbers_holds_nobody_up",
-        ),
-    ),
-    Requirement(
         "guardrail.pan.input",
         "PCI DSS 3.4",
         "A card number in a prompt is refused or masked",
         (
+            _GUARD + "test_answers_in_token_ids_are_refused_where_they_would_have_to_be_read",
             _GUARD + "test_a_card_in_the_prompt_is_refused",
             _GUARD + "test_a_card_in_the_prompt_is_masked_if_the_policy_says_so",
         ),
@@ -313,7 +267,7 @@ REQUIREMENTS = (
         "demo.honest",
         "platform",
         "The demo fails and names what failed when the model server is down",
-        (_LIVE + "test_the_demo_fails_and_names_the_journeys_when_vllm_has_been_stopped",),
+        (_LIVE + "test_the_demo_fails_and_names_the_journeys_when_the_model_server_is_down",),
     ),
     Requirement(
         "demo.clean",

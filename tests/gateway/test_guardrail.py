@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.stand import Fake, Gateway, chat_chunk, events_of, json_steps, said, sse, stream_steps
+from tests.stand import Fake, Gateway, chat_chunk, events_of, json_steps, said, sse, stream_steps, wait_until
 from tidegate.errors import UnknownPlugin
 
 CARD = "4111 1111 1111 1111"
@@ -92,7 +92,7 @@ def test_a_filtered_stream_stops_the_model_server(gateway: Gateway, fake: Fake) 
     steps = [*stream_steps(sse(chat_chunk(CARD + ". ")))[:-1], {"stall": True}]
     answer = gateway.chat(stream=True, fake_script=fake.script("stall", *steps))
     assert answer.text.endswith("data: [DONE]\n\n")
-    assert fake.truth()["cancelled"] == 1
+    wait_until(lambda: fake.truth()["cancelled"] == 1, 2, "the model server to be stopped")
     row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
     assert (row["outcome"], row["usage_source"]) == ("filtered", "counted")
 
@@ -136,3 +136,10 @@ def test_a_huge_request_full_of_numbers_holds_nobody_up(own_gateway: Any) -> Non
         assert gateway.chat(max_tokens=1).status_code == 200
         served += 1
     assert done == [200] and served > 3
+
+
+@pytest.mark.parametrize("field", ["return_token_ids", "return_tokens_as_token_ids"])
+def test_answers_in_token_ids_are_refused_where_they_would_have_to_be_read(gateway: Gateway, field: str) -> None:
+    answer = gateway.chat(**{field: True})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == field
+    assert gateway.chat(**{field: False}, max_tokens=1).status_code == 200

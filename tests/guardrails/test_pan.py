@@ -98,6 +98,30 @@ def test_uuids_pass() -> None:
     assert found("41111111-1111-4111-8111-411111111111") == []
 
 
+def hexadecimal(digits: str, length: int) -> str:
+    """An id of this length with `digits` in its middle."""
+    left = (length - len(digits)) // 2
+    return "c" * left + digits + "d" * (length - left - len(digits))
+
+
+@pytest.mark.parametrize("length", [32, 40, 64])
+def test_hexadecimal_ids_and_digests_pass(length: int) -> None:
+    source = random.Random(5)
+    assert not any(found(f"msg_{source.getrandbits(4 * length):0{length}x}") for _ in range(20_000))
+    for before, after in (("", ""), ("call-", " "), ('"', '",')):
+        assert found(before + hexadecimal("4111111111111111", length) + after) == []
+
+
+def test_what_only_resembles_an_id_does_not_hide_a_card() -> None:
+    card = "4111111111111111"
+    for text in (
+        hexadecimal(card, 31), hexadecimal(card, 33), hexadecimal(card, 63), hexadecimal(card, 80),
+        hexadecimal(card, 32) + "z", "x" + hexadecimal(card, 32), hexadecimal(card, 32).replace("d", "g"),
+        f"{card}abcdef", f"card{card}", f"{card}{card}",
+    ):  # fmt: skip
+        assert found(text) != [] or text == card * 2, text
+
+
 def test_ibans_pass_if_their_own_check_digits_hold() -> None:
     for iban in (
         "DE89370400440532013000",

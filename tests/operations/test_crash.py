@@ -1,11 +1,9 @@
 """Promises about crashes, shown with processes of the operating system and kill -9."""
 
-import asyncio
 import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +11,9 @@ import httpx2 as httpx
 import pytest
 
 from tests.operations.postgres import own_postgres
-from tests.stand import Fake, Gateway, wait_until
-from tests.tidegate.store.databases import BOTH, postgres_database
+from tests.stand import Fake, Gateway, http, wait_until
 
 pytestmark = pytest.mark.services
-
-
-@pytest.fixture(params=BOTH)
-def store_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
-    """None is the gateway's own SQLite file."""
-    if request.param == "sqlite":
-        yield None
-        return
-    context = postgres_database()
-    with asyncio.Runner() as runner:
-        yield runner.run(context.__aenter__())
-        runner.run(context.__aexit__(None, None, None))
 
 
 def test_a_killed_gateway_leaves_one_interrupted_row_per_running_request(
@@ -68,9 +53,7 @@ def test_exactly_one_row_per_admitted_request_whenever_the_gateway_is_killed(
                 "fake_pace_ms": source.choice([0, 5, 60, 120]),
             }
             try:
-                answer = httpx.post(
-                    f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=10
-                )
+                answer = http.post(f"{gateway.url}/v1/chat/completions", json=body, headers=gateway.headers, timeout=10)
                 finished.append(answer.headers["x-tidegate-request-id"])
             except httpx.TransportError:
                 time.sleep(0.05)
@@ -114,7 +97,7 @@ def test_a_database_that_is_away_stops_no_request_and_loses_no_row(own_gateway: 
             10,
         )
         assert gateway.chat(max_tokens=1).status_code == 200
-        assert httpx.get(f"{gateway.url}/readyz").status_code == 200
+        assert http.get(f"{gateway.url}/readyz").status_code == 200
         postgres.start()
         rows = wait_until(lambda: rows if len(rows := gateway.usage()) == 22 else None, 20)
         assert set(ids) <= {row["request_id"] for row in rows}

@@ -133,6 +133,8 @@ def plugin_specs(document: Document) -> list[tuple[str, Location, PluginSpec]]:
         ("routing_scorer", "scorers", routing.scorers),
     ):
         found += [(kind, ("settings", "routing", key, i, "type"), spec) for i, spec in enumerate(specs)]
+    parsers = enumerate(document.settings.knowledge.parsers)
+    found += [("document_parser", ("settings", "knowledge", "parsers", i, "type"), spec) for i, spec in parsers]
     sinks = enumerate(telemetry.sinks)
     found += [("telemetry_sink", ("settings", "telemetry", "sinks", i, "type"), spec) for i, spec in sinks]
     for p, policy in enumerate(document.resources.policies):

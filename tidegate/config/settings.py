@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_URL = r"^https?://[^/?#@\s]+$"
 
 
 class Section(BaseModel):
@@ -36,6 +37,11 @@ class GatewaySettings(Section):
 
     host: str = Field("127.0.0.1", description="Address of the public port")
     port: Port = Field(8080, description="Public port")
+    url: str | None = Field(
+        None,
+        pattern=_URL,
+        description="Where our own services reach the public port; its address and port if absent",
+    )
     management_host: str = Field("127.0.0.1", description="Address of the management port")
     management_port: Port = Field(
         9090, description="Port of /metrics, /healthz and /readyz; keep it off the public network"
@@ -44,7 +50,8 @@ class GatewaySettings(Section):
     max_body_bytes: int = Field(
         10_485_760, ge=1024, description="Largest request body, unless the project's limit is lower"
     )
-    body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body")
+    max_upload_bytes: int = Field(33_554_432, ge=1024, description="Largest form with a sound file")
+    body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body, or a piece of a form")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
     max_inflight_requests: int = Field(4096, ge=1, description="Requests at once; beyond it the answer is 503")
     shutdown_grace_s: int = Field(30, ge=0, description="Time running requests have to finish after SIGTERM")
@@ -54,15 +61,51 @@ class RelaySettings(Section):
     """Patience with model servers."""
 
     connect_timeout_s: Seconds = Field(2, description="Time to open a connection to a replica")
-    first_byte_timeout_s: Seconds = Field(300, description="Time until a replica's first answer byte")
-    idle_timeout_s: Seconds = Field(60, description="Longest silence in the middle of an answer")
+    first_byte_timeout_s: Seconds = Field(600, description="Time until a replica's first byte of a whole answer")
+    first_event_timeout_s: Seconds = Field(120, description="Time until a replica's first event of a stream")
+    idle_timeout_s: Seconds = Field(
+        60, description="Longest silence in the middle of an answer; in a stream only events end it, not comments"
+    )
+    comment_after_s: Seconds = Field(
+        10, description="Silence after which a stream's caller gets a comment, so that routers do not cut it"
+    )
+    max_request_s: Seconds = Field(3600, description="Longest time of a request, unless the caller says less")
     pool_idle_s: Seconds = Field(4, description="Idle connections older than this are not reused; vLLM closes at 5 s")
     max_answer_bytes: int = Field(67_108_864, ge=1024, description="Largest non-streamed answer")
     max_event_bytes: int = Field(4_194_304, ge=1024, description="Largest single event of a stream")
 
 
+class RetrySettings(Section):
+    """Further attempts at a request of whose answer the caller has seen no event."""
+
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts of one request; 1 is no retry")
+    backoff_s: Seconds = Field(0.05, description="Pause before the second attempt, doubled each time; half is random")
+    wait_at_most_s: Seconds = Field(
+        2, description="Longest `retry-after` of the last replica left that is waited for; else the caller is told"
+    )
+    budget_ratio: float = Field(0.2, ge=0, le=10, description="Retries per request of a model, in the long run")
+    budget_size: float = Field(10, ge=0, description="Retries of a model at once")
+    budget_per_s: float = Field(0.5, ge=0, description="Retries of a model per second that need no requests")
+
+
+class HealthSettings(Section):
+    """When a replica gets no requests for a while. It is judged by its answers, never by `/health`."""
+
+    eject_after_failures: int = Field(3, ge=1, description="Failures in a row after which a replica is ejected")
+    eject_for_s: Seconds = Field(10, description="Time until one request probes it; doubled each time it fails")
+    eject_at_most_s: Seconds = Field(300, description="Longest such time")
+    slow_start_s: Seconds = Field(30, description="Time over which a replica that came back gets its usual share")
+    stuck_after_s: Seconds = Field(
+        20, description="Silence of all its streams after which others are preferred, if there are any"
+    )
+    rest_at_most_s: Seconds = Field(60, description="Longest `retry-after` of a replica that is respected")
+
+
 class RoutingSettings(Section):
     """Filters say which replicas may serve, scorers which should."""
+
+    retries: RetrySettings = Field(default=RetrySettings(), description="Further attempts")
+    health: HealthSettings = Field(default=HealthSettings(), description="When a replica gets no requests")
 
     filters: list[PluginSpec] = Field(default=[PluginSpec(type="healthy")], description="Applied in order")
     scorers: list[PluginSpec] = Field(
@@ -97,6 +140,84 @@ class AuthSettings(Section):
     )
 
 
+class IdentitySettings(Section):
+    """The keys of internal tokens, by which services know on whose behalf they are called."""
+
+    signing_key_file: Path = Field(
+        Path(".tidegate/secrets/identity_private.json"), description="Private key; the gateway's alone"
+    )
+    public_keys_file: Path = Field(
+        Path(".tidegate/secrets/identity_public.json"), description="Public keys, for every other service"
+    )
+
+
+class ParserPoolSettings(Section):
+    """The processes that read documents: apart, limited, and replaced now and then."""
+
+    processes: int = Field(2, ge=1, le=64, description="Documents read at once")
+    timeout_s: Seconds = Field(60, description="Longest time for one document")
+    memory_bytes: int = Field(1_073_741_824, ge=134_217_728, description="Most address space of one process")
+    documents: int = Field(50, ge=1, description="Documents after which a process is replaced")
+
+
+class KnowledgeSettings(Section):
+    """The knowledge service: documents in, cited passages out."""
+
+    url: str = Field("http://127.0.0.1:8090", pattern=_URL, description="Where the gateway reaches it")
+    host: str = Field("127.0.0.1", description="Address of its port; for the gateway only")
+    port: Port = Field(8090, description="Its port")
+    management_host: str = Field("127.0.0.1", description="Address of its management port")
+    management_port: Port = Field(9091, description="Port of its /metrics, /healthz and /readyz")
+    directory: Path = Field(Path(".tidegate/knowledge"), description="Documents and indexes; one process owns it")
+    max_file_bytes: int = Field(33_554_432, ge=1024, description="Largest document")
+    max_chunks_per_file: int = Field(20_000, ge=1, description="Most chunks of one document")
+    timeout_s: Seconds = Field(90, description="The gateway's patience with an upload, which is read at once")
+    search_timeout_s: Seconds = Field(5, description="The gateway's patience with a search")
+    embedding_threads: int = Field(0, ge=0, le=256, description="Threads of the embedder; 0 is half the cores")
+    parsers: list[PluginSpec] = Field(
+        default=[PluginSpec(type=name) for name in ("text", "markdown", "html", "pdf", "docx")],
+        description="Kinds of documents that are read",
+    )
+    parser_pool: ParserPoolSettings = Field(default=ParserPoolSettings(), description="How documents are read")
+    shutdown_grace_s: int = Field(10, ge=0, description="Time running requests have to finish after SIGTERM")
+
+
+class AgentsSettings(Section):
+    """The agents service: the Responses API."""
+
+    url: str = Field("http://127.0.0.1:8092", pattern=_URL, description="Where the gateway reaches it")
+    host: str = Field("127.0.0.1", description="Address of its port; for the gateway only")
+    port: Port = Field(8092, description="Its port")
+    management_host: str = Field("127.0.0.1", description="Address of its management port")
+    management_port: Port = Field(9092, description="Port of its /metrics, /healthz and /readyz")
+    max_runs: int = Field(64, ge=1, description="Runs at once; beyond it the answer is 503")
+    max_turns: int = Field(16, ge=1, le=100, description="Most model calls of one run")
+    max_tool_calls: int = Field(32, ge=1, description="Most tool calls of one run, unless the request says less")
+    run_timeout_s: float = Field(600, gt=0, le=840, description="Longest time of one run")
+    shutdown_grace_s: int = Field(30, ge=0, description="Time running requests have to finish after SIGTERM")
+
+
+class McpSettings(Section):
+    """The door for tools (MCP)."""
+
+    public_url: str | None = Field(
+        None,
+        pattern=_URL,
+        description="The gateway's address as clients write it, for those without a key; `gateway.url` if absent",
+    )
+    authorization_servers: list[str] = Field(
+        default=[], description="Issuers that clients may get tokens from; none means keys are handed out by people"
+    )
+    allowed_origins: list[str] = Field(
+        default=[],
+        description="Web pages that may call, as `scheme://host:port`; a request with another Origin is refused",
+    )
+    list_timeout_s: Seconds = Field(10, description="Patience with a tool server that says what it has")
+    call_timeout_s: Seconds = Field(60, description="Longest time of a tool call")
+    max_result_bytes: int = Field(1_048_576, ge=1024, description="Largest result of a tool call")
+    max_calls: int = Field(256, ge=1, description="Tool calls at once")
+
+
 class TelemetrySettings(Section):
     """Logs, traces and metrics."""
 
@@ -117,4 +238,15 @@ class Settings(Section):
     store: StoreSettings = StoreSettings()
     journal: JournalSettings = JournalSettings()
     auth: AuthSettings = AuthSettings()
+    identity: IdentitySettings = IdentitySettings()
+    knowledge: KnowledgeSettings = KnowledgeSettings()
+    agents: AgentsSettings = AgentsSettings()
+    mcp: McpSettings = McpSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+
+    @property
+    def gateway_url(self) -> str:
+        """Where our own services reach the public port."""
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - not listened on here
+        host = everywhere.get(self.gateway.host, self.gateway.host)
+        return self.gateway.url or f"http://{f'[{host}]' if ':' in host else host}:{self.gateway.port}"

@@ -94,6 +94,8 @@ class ModelServer:
             argv += ["--otlp-traces-endpoint", otlp_endpoint]
         if not self.on_gpu:
             argv += ["--max-model-len", "2048", "--max-num-seqs", "8", "--enforce-eager"]
+            # a model this small would fill its JSON with white space until its tokens are spent
+            argv += ["--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}']
         return argv
 
     def environ(self) -> dict[str, str]:

@@ -1,20 +1,17 @@
 """Child processes of `tidegate up`: started in their own session, logged to a file, never left behind."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tidegate.errors import OperatorError
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+from tidegate.serving.children import die_with_parent
 
 
 class PartFailed(OperatorError):
@@ -29,7 +26,10 @@ class Part:
     ) -> None:
         self.name = name
         self.log = log
+        self.ready_after_s: float | None = None
+        """From its start until it first answered; None until then."""
         self._advice = advice
+        self._started = time.monotonic()
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as out:
             self._popen = subprocess.Popen(  # noqa: S603 - our own command lines
@@ -39,7 +39,7 @@ class Part:
                 stderr=subprocess.STDOUT,
                 env=dict(env),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     @property
@@ -65,18 +65,9 @@ class Part:
         """`what` with the last lines of the log and what to do."""
         return PartFailed(f"{what}\n{tail(self.log)}\nWhat to do: {self._advice}\nWhole log: {self.log}")
 
-    def wait_for(self, url: str, timeout_s: float) -> None:
-        """Waits until `url` answers 200.
-
-        Raises:
-            PartFailed: it ended, or did not answer in time.
-        """
-        deadline = time.monotonic() + timeout_s
-        while not answers(url):
-            self.check()
-            if time.monotonic() > deadline:
-                raise self.failure(f"{self.name} did not answer at {url} within {timeout_s:.0f} s")
-            time.sleep(0.2)
+    def note_ready(self) -> None:
+        """It has answered."""
+        self.ready_after_s = time.monotonic() - self._started
 
     def terminate(self) -> None:
         """Asks the whole group to stop."""
@@ -90,6 +81,27 @@ class Part:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+
+
+def wait_for(parts: Mapping[str, Part], timeout_s: float, tick: Callable[[], None]) -> None:
+    """Waits until every part answers 200 at its URL; notes when each did.
+
+    Raises:
+        PartFailed: one has ended, or did not answer in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    waiting = dict(parts)
+    while waiting:
+        for url, part in list(waiting.items()):
+            if answers(url):
+                part.note_ready()
+                del waiting[url]
+            else:
+                part.check()
+                if time.monotonic() > deadline:
+                    raise part.failure(f"{part.name} did not answer at {url} within {timeout_s:.0f} s")
+        tick()
+        time.sleep(0.1 if waiting else 0)
 
 
 def stop_all(parts: Sequence[Part], timeout_s: float = 20) -> None:
@@ -117,7 +129,3 @@ def tail(log: Path, lines: int = 15) -> str:
     except OSError:
         last = []
     return "\n".join(f"  | {line[:300]}" for line in last) or "  | (the log is empty)"
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

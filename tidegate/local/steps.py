@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 _SAY_EVERY_S = 15.0
 
@@ -54,3 +54,31 @@ class Ticker:
         if not sys.stdout.isatty() and now - self._said > _SAY_EVERY_S:
             self._said = now
             self._console.print(f"  … {self._title} ({now - self._began:.0f} s)", highlight=False)
+
+
+class Bar:
+    """A progress bar on a terminal; a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total}"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, disable=not sys.stdout.isatty())
+        self._task = self._progress.add_task("starting", total=None)
+        self._console = console
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        """Shows it."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leaves it as it is."""
+        self._progress.stop()
+
+    def __call__(self, done: float, total: int, what: str) -> None:
+        """`done` of `total`, and what happens now."""
+        self._progress.update(self._task, completed=done, total=total, description=what)
+        now = time.monotonic()
+        if not sys.stdout.isatty() and now - self._said > _SAY_EVERY_S / 3:
+            self._said = now
+            self._console.print(f"  … {done:.0f} of {total}: {what}", highlight=False, markup=False)

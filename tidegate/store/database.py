@@ -98,7 +98,8 @@ def _alembic() -> Config:
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON"):
+    tuned = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000", "foreign_keys=ON", "secure_delete=ON")
+    for pragma in tuned:  # the last: what is deleted is overwritten, not only unlinked
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -31,11 +31,34 @@ TTFT = Metric(
 )
 TOKENS = Metric("tidegate_tokens", "counter", "Tokens by direction: input, output, cached", ("model", "direction"))
 VERDICTS = Metric("tidegate_guardrail_verdicts", "counter", "Findings acted on", ("guardrail", "origin", "action"))
+ATTEMPTS = Metric(
+    "tidegate_upstream_attempts", "counter", "Attempts at replicas; `ok` or the error's code", ("replica", "result")
+)
 RETRIES = Metric("tidegate_upstream_retries", "counter", "Attempts after the first", ("model", "reason"))
+RETRIES_REFUSED = Metric("tidegate_upstream_retries_refused", "counter", "Retries that the budget forbade", ("model",))
+EJECTIONS = Metric("tidegate_replica_ejections", "counter", "Times a replica got no requests for a while", ("replica",))
 INFLIGHT = Metric("tidegate_inflight_requests", "gauge", "Admitted requests that have not settled")
 JOURNAL_UNSHIPPED = Metric("tidegate_journal_unshipped_bytes", "gauge", "Journal bytes not yet in the database")
 JOURNAL_ERRORS = Metric("tidegate_journal_ship_errors", "counter", "Shipments that failed and will be tried again")
 SNAPSHOT_ERRORS = Metric("tidegate_snapshot_errors", "counter", "Reloads of resources and keys that failed")
+TOKENS_REFUSED = Metric(
+    "tidegate_internal_tokens_refused", "counter", "Calls between services whose token did not hold", ("reason",)
+)
+SERVICE_REQUESTS = Metric(
+    "tidegate_service_requests", "counter", "Requests that a service behind the gateway answered", ("route", "status")
+)
+SERVICE_DURATION = Metric(
+    "tidegate_service_request_duration_seconds", "histogram", "Whole time of such a request", ("route",), _SECONDS
+)
+FILES = Metric("tidegate_knowledge_files", "counter", "Files brought into stores, by how it ended", ("outcome",))
+INDEX_BUILDS = Metric("tidegate_knowledge_index_builds", "counter", "Index builds, by how they ended", ("outcome",))
+INDEX_BUILD_DURATION = Metric(
+    "tidegate_knowledge_index_build_seconds", "histogram", "Time of a build; searches go on meanwhile", (), _SECONDS
+)
+TOOL_CALLS = Metric("tidegate_tool_calls", "counter", "Tool calls by how they ended", ("server", "outcome"))
+TOOL_DURATION = Metric(
+    "tidegate_tool_call_duration_seconds", "histogram", "Whole time of a tool call", ("server",), _SECONDS
+)
 
 METRICS = tuple(value for value in vars().copy().values() if isinstance(value, Metric))
 """Every metric, for the registry and its test."""
@@ -44,8 +67,16 @@ SPAN_SCREEN_INPUT = "screen_input"
 """Guardrails on the request; internal span, only where the policy has any."""
 SPAN_DISPATCH = "dispatch"
 """One attempt at a replica; client span, parent of the model server's own span."""
-SPANS = (SPAN_SCREEN_INPUT, SPAN_DISPATCH)
-"""Every child span; the server span is named `{operation} {model}` as the GenAI conventions ask."""
+SPAN_RETRIEVE = "retrieve"
+"""The gateway asks the knowledge service for passages; client span."""
+SPAN_CALL = "call"
+"""The gateway passes a request on to another service of ours; client span."""
+SPAN_EMBED = "embeddings all-minilm-l6-v2"
+"""The knowledge service turns a question into a vector."""
+SPAN_SEARCH = "search"
+"""The knowledge service asks its index."""
+SPANS = (SPAN_SCREEN_INPUT, SPAN_DISPATCH, SPAN_RETRIEVE, SPAN_CALL, SPAN_EMBED, SPAN_SEARCH)
+"""Every child span; the server span is named `{operation} {model}` as the GenAI conventions ask, or `{method} {route}`."""
 
 OPERATION = "gen_ai.operation.name"
 """`chat` or `text_completion`."""
@@ -75,6 +106,12 @@ OUTCOME = "tidegate.outcome"
 """How the request ended, as in the usage row."""
 FINDINGS = "tidegate.guardrail.findings"
 """How many findings the guardrails acted on."""
+TOOL_NAME = "gen_ai.tool.name"
+"""The tool as it is offered: `<server>__<tool>`."""
+ROUTE = "http.route"
+"""The path's template, without ids."""
+PASSAGES = "tidegate.retrieval.passages"
+"""How many passages were found."""
 PICK_REASON = "tidegate.routing.reason"
 """Why this replica was picked."""
 

@@ -6,7 +6,8 @@ all, only a header that tells the model server not to record either.
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode, TraceFlags, TraceState
 
+from tidegate.errors import TidegateError
 from tidegate.telemetry import names
 
 _NO_PARENT = Context()
@@ -49,6 +51,21 @@ class Tracing:
             parent = NonRecordingSpan(parent)
         context = _NO_PARENT if parent is None else trace.set_span_in_context(parent, _NO_PARENT)
         return self._tracer.start_span(name, context, kind)
+
+    @contextmanager
+    def child(self, name: str, parent: Span | None, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[Span | None]:
+        """A span around the block, if there is a parent; an error of ours marks it as failed."""
+        if parent is None:
+            yield None
+            return
+        span = self.start(name, parent, kind)
+        try:
+            yield span
+        except TidegateError as error:
+            fail(span, error.error_code or error.type)
+            raise
+        finally:
+            span.end()
 
     def close(self) -> None:
         """Sends what is left; blocks for up to the exporters' timeout."""

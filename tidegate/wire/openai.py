@@ -24,6 +24,7 @@ class GenerateRequest(Struct):
     stream_options: StreamOptions | None = None
     n: int | None = 1
     prompt: msgspec.Raw | UnsetType = UNSET
+    input: msgspec.Raw | UnsetType = UNSET
     priority: msgspec.Raw | UnsetType = UNSET
     cache_salt: msgspec.Raw | UnsetType = UNSET
     kv_transfer_params: msgspec.Raw | UnsetType = UNSET
@@ -33,6 +34,14 @@ class GenerateRequest(Struct):
     chat_template: msgspec.Raw | UnsetType = UNSET
     mm_processor_kwargs: msgspec.Raw | UnsetType = UNSET
     media_io_kwargs: msgspec.Raw | UnsetType = UNSET
+    ec_transfer_params: msgspec.Raw | UnsetType = UNSET
+    top_k: msgspec.Raw | UnsetType = UNSET
+    seed: msgspec.Raw | UnsetType = UNSET
+    max_tokens: msgspec.Raw | UnsetType = UNSET
+    max_completion_tokens: msgspec.Raw | UnsetType = UNSET
+    min_tokens: msgspec.Raw | UnsetType = UNSET
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
 
     @property
     def uses_guarded_fields(self) -> bool:
@@ -47,6 +56,7 @@ class GenerateRequest(Struct):
             is self.chat_template
             is self.mm_processor_kwargs
             is self.media_io_kwargs
+            is self.ec_transfer_params
             is UNSET
         )
 
@@ -58,9 +68,10 @@ class PromptTokensDetails(Struct):
 
 
 class WireUsage(Struct):
-    """`usage` of an answer or of a stream's last chunk."""
+    """`usage` of an answer or of a stream's last chunk; rerankers may give the total alone."""
 
-    prompt_tokens: int = 0
+    prompt_tokens: int | None = None
+    total_tokens: int | None = 0
     completion_tokens: int | None = 0
     prompt_tokens_details: PromptTokensDetails | None = None
 
@@ -89,6 +100,15 @@ class Chunk(Struct):
     error: msgspec.Raw | UnsetType = UNSET
 
 
+class ChunkHead(Struct):
+    """What the chunks of one stream have in common."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
+
+
+decode_head = msgspec.json.Decoder(ChunkHead).decode
 decode_request = msgspec.json.Decoder(GenerateRequest).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 decode_chunk = msgspec.json.Decoder(Chunk).decode

@@ -1,14 +1,14 @@
-"""Routing filter `healthy`: leaves out replicas that failed several times in a row, for a while."""
+"""Routing filter `healthy`: leaves out replicas that are ejected, have asked for a pause, or make no progress."""
 
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from gateway.routing.interfaces import ReplicaState
+from gateway.routing.replicas import ReplicaState
 
 
 class Config(BaseModel):
-    """Options of `type: healthy`: none."""
+    """Options of `type: healthy`: none; `settings.routing.health` has the limits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -19,8 +19,8 @@ def build(config: Config, deps: object) -> "Healthy":
 
 
 class Healthy:
-    """Keeps replicas that are not ejected; all of them if every one is, since trying beats refusing."""
+    """Keeps replicas that serve; all of them if none does, since trying beats refusing."""
 
     def keep(self, replicas: Sequence[ReplicaState], now: float) -> Sequence[ReplicaState]:
         """See `Filter.keep`."""
-        return [replica for replica in replicas if replica.ejected_until <= now] or replicas
+        return [replica for replica in replicas if replica.serves(now)] or replicas

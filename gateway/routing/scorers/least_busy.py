@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from gateway.routing.interfaces import ReplicaState
+from gateway.routing.replicas import ReplicaState
 
 
 class Config(BaseModel):
@@ -19,8 +19,8 @@ def build(config: Config, deps: object) -> "LeastBusy":
 
 
 class LeastBusy:
-    """1 / (1 + requests in flight)."""
+    """Its warmth divided by 1 + requests in flight: one that has just come back gets little at first."""
 
-    def score(self, replicas: Sequence[ReplicaState]) -> Sequence[float]:
+    def score(self, replicas: Sequence[ReplicaState], now: float) -> Sequence[float]:
         """See `Scorer.score`."""
-        return [1 / (1 + replica.inflight) for replica in replicas]
+        return [replica.warmth(now) / (1 + replica.inflight) for replica in replicas]

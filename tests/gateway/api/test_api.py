@@ -8,7 +8,7 @@ import httpx2 as httpx
 import pytest
 
 from gateway.api.routes import ROUTES
-from tests.stand import Fake, Gateway
+from tests.stand import Fake, Gateway, http
 
 
 def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def error_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
 
 
 def test_chat_passes_the_answer_on_byte_for_byte(gateway: Gateway, fake: Fake) -> None:
-    direct = httpx.post(f"{fake.url}/v1/chat/completions", json={"model": "m", "max_tokens": 5})
+    direct = http.post(f"{fake.url}/v1/chat/completions", json={"model": "m", "max_tokens": 5})
     through = gateway.chat(max_tokens=5)
     assert through.status_code == 200 and through.content == direct.content
     assert through.headers["content-type"] == "application/json"
@@ -72,30 +72,31 @@ def test_without_a_good_key_nothing_is_answered(gateway: Gateway, fake: Fake, au
     fake.forget()
     headers = {} if authorization is None else {"authorization": authorization}
     for path in ("/v1/models", "/v1/models/m"):
-        answer = httpx.get(gateway.url + path, headers=headers)
+        answer = http.get(gateway.url + path, headers=headers)
         error_of(answer, 401, "missing_api_key" if authorization is None else answer.json()["error"]["code"])
         assert answer.headers["www-authenticate"] == "Bearer"
-    answer = httpx.post(gateway.url + "/v1/chat/completions", headers=headers, json={"model": "m"})
+    answer = http.post(gateway.url + "/v1/chat/completions", headers=headers, json={"model": "m"})
     assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
     assert fake.truth()["requests"] == 0
 
 
 def test_every_route_needs_a_key_unless_the_table_says_otherwise(gateway: Gateway) -> None:
     for route in ROUTES:
-        answer = httpx.request(route.method, gateway.url + route.path.replace("{model:path}", "m"), json={})
+        answer = http.request(route.method, gateway.url + route.path.replace("{model:path}", "m"), json={})
         assert (answer.status_code == 401) != route.open_to_all, route.path
     open_paths = {route.path for route in ROUTES if route.open_to_all}
-    assert open_paths == {"/healthz", "/readyz"}
+    well_known = "/.well-known/oauth-protected-resource"
+    assert open_paths == {"/healthz", "/readyz", well_known, well_known + "/{path:path}"}
 
 
 def test_a_crafted_host_header_opens_nothing(gateway: Gateway) -> None:
     for host in ("x/healthz?", "127.0.0.1/readyz#", "a@b"):
-        answer = httpx.get(f"{gateway.url}/v1/models", headers={"host": host})
+        answer = http.get(f"{gateway.url}/v1/models", headers={"host": host})
         assert answer.status_code in (400, 401)
 
 
 def test_every_path_of_the_table_is_in_openapi(gateway: Gateway) -> None:
-    document = httpx.get(f"{gateway.url}/openapi.json").json()
+    document = http.get(f"{gateway.url}/openapi.json").json()
     for route in ROUTES:
         operation = document["paths"][route.path.replace(":path", "")][route.method.lower()]
         assert ("security" in operation) != route.open_to_all
@@ -109,7 +110,7 @@ def test_errors_have_openai_shape_everywhere(gateway: Gateway) -> None:
     answer = get(f"{gateway.url}/v1/chat/completions", headers=headers)
     error_of(answer, 405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
-    error_of(httpx.post(f"{gateway.url}/v1/models", headers=headers), 405, "method_not_allowed")
+    error_of(http.post(f"{gateway.url}/v1/models", headers=headers), 405, "method_not_allowed")
     error_of(gateway.post({"model": "m"}, headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
     error_of(gateway.post({"model": "m"}, headers={"content-encoding": "gzip"}), 415, "unsupported_media_type")
     error_of(gateway.chat(model="other"), 404, "model_not_found")
@@ -132,7 +133,7 @@ def test_deep_nesting_is_the_callers_error(gateway: Gateway, depth: int, inside:
 
 
 def test_a_trailing_slash_is_another_path(gateway: Gateway) -> None:
-    answer = httpx.get(f"{gateway.url}/v1/models/", headers=gateway.headers, follow_redirects=False)
+    answer = http.get(f"{gateway.url}/v1/models/", headers=gateway.headers, follow_redirects=False)
     assert answer.status_code == 404
 
 
@@ -146,9 +147,7 @@ def test_a_body_over_the_limit_is_413(own_gateway: Any) -> None:
         yield body[1500:]
 
     headers = {**small.headers, "content-type": "application/json"}
-    error_of(
-        httpx.post(f"{small.url}/v1/chat/completions", content=pieces(), headers=headers), 413, "request_too_large"
-    )
+    error_of(http.post(f"{small.url}/v1/chat/completions", content=pieces(), headers=headers), 413, "request_too_large")
     assert small.chat("x").status_code == 200
 
 
@@ -188,15 +187,15 @@ def test_models_are_filtered_by_key(own_gateway: Any, fake: Fake) -> None:
         models=[{"name": name, "replicas": replicas} for name in ("a", "b", "org/c")],
         projects=[{"name": "demo", "models": ["b", "org/c"]}, {"name": "nothing"}],
     )
-    listed = httpx.get(f"{many.url}/v1/models", headers=many.headers).json()
+    listed = http.get(f"{many.url}/v1/models", headers=many.headers).json()
     assert [model["id"] for model in listed["data"]] == ["b", "org/c"]
-    assert httpx.get(f"{many.url}/v1/models/org/c", headers=many.headers).json()["id"] == "org/c"
-    error_of(httpx.get(f"{many.url}/v1/models/a", headers=many.headers), 404, "model_not_found")
+    assert http.get(f"{many.url}/v1/models/org/c", headers=many.headers).json()["id"] == "org/c"
+    error_of(http.get(f"{many.url}/v1/models/a", headers=many.headers), 404, "model_not_found")
     error_of(many.chat(model="a"), 404, "model_not_found")
     assert many.chat(model="b").status_code == 200
     nobody = many.make_key("nothing")
     time.sleep(0.3)
-    answer = httpx.get(f"{many.url}/v1/models", headers={"authorization": f"Bearer {nobody}"})
+    answer = http.get(f"{many.url}/v1/models", headers={"authorization": f"Bearer {nobody}"})
     assert answer.json()["data"] == []
 
 
@@ -219,13 +218,13 @@ def test_revoked_and_new_keys_take_effect_while_serving(own_gateway: Any) -> Non
 
 
 def test_health_and_metrics_have_their_own_port(gateway: Gateway) -> None:
-    assert httpx.get(f"{gateway.url}/healthz").status_code == 200
-    assert httpx.get(f"{gateway.url}/readyz").status_code == 200
-    assert httpx.get(f"{gateway.management_url}/readyz").status_code == 200
-    assert httpx.get(f"{gateway.url}/metrics").status_code == 404
+    assert http.get(f"{gateway.url}/healthz").status_code == 200
+    assert http.get(f"{gateway.url}/readyz").status_code == 200
+    assert http.get(f"{gateway.management_url}/readyz").status_code == 200
+    assert http.get(f"{gateway.url}/metrics").status_code == 404
     gateway.chat(max_tokens=1)
     assert any(name.startswith("tidegate_requests_total") for name in gateway.metrics())
-    assert httpx.get(f"{gateway.management_url}/v1/models").status_code == 404
+    assert http.get(f"{gateway.management_url}/v1/models").status_code == 404
 
 
 def test_limits_answer_429_with_retry_after(own_gateway: Any) -> None:
@@ -255,10 +254,11 @@ def test_a_full_gateway_says_so(own_gateway: Any) -> None:
 
 def test_a_body_that_does_not_arrive_is_408(own_gateway: Any) -> None:
     hasty = own_gateway(settings={"gateway": {"body_timeout_s": 0.3}})
-    with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as slow:
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {hasty.key}\r\n"
-        slow.sendall(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
-        assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+    for path in ("/v1/chat/completions", "/v1/vector_stores", "/v1/files", "/v1/responses", "/mcp"):
+        with socket.create_connection(("127.0.0.1", hasty.port), timeout=5) as slow:
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {hasty.key}\r\n"
+            slow.sendall(f"{head}content-type: application/json\r\ncontent-length: 100\r\n\r\n{{".encode())
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408"), path
     assert hasty.chat(max_tokens=1).status_code == 200
 
 

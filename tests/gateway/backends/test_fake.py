@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.stand import Fake, events_of, said, wait_until
+from tests.stand import Fake, events_of, http, said, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
 
 
 def post(upstream: Fake, **fields: object) -> httpx.Response:
-    return httpx.post(f"{upstream.url}/v1/chat/completions", json={"model": "m", **fields}, timeout=10)
+    return http.post(f"{upstream.url}/v1/chat/completions", json={"model": "m", **fields}, timeout=10)
 
 
 def test_it_counts_requests_answers_and_tokens(upstream: Fake) -> None:
@@ -66,12 +66,12 @@ def test_it_writes_to_the_byte_and_cuts(upstream: Fake, how: str) -> None:
 
 def test_other_paths_do_not_exist_and_are_not_counted(upstream: Fake) -> None:
     upstream.forget()
-    assert httpx.post(f"{upstream.url}/v1/chat/completions/render", json={"model": "m"}).status_code == 404
+    assert http.post(f"{upstream.url}/v1/chat/completions/render", json={"model": "m"}).status_code == 404
     assert upstream.truth()["requests"] == 0
 
 
 def test_it_shows_what_it_was_sent(upstream: Fake, tmp_path: Path) -> None:
     upstream.forget()
-    httpx.post(f"{upstream.url}/v1/completions?x=1", content=b'{"a": 1.50}', headers={"x-mine": "yes"})
+    http.post(f"{upstream.url}/v1/completions?x=1", content=b'{"a": 1.50}', headers={"x-mine": "yes"})
     (seen,) = upstream.seen()
     assert seen["path"] == "/v1/completions" and seen["body"] == b'{"a": 1.50}' and ("x-mine", "yes") in seen["headers"]

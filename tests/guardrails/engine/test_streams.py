@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from guardrails import pan
 from guardrails.engine.streams import StreamScreen
 from tests.guardrails.cards import CARDS, groupings
+from tests.guardrails.test_pan import hexadecimal
 from tidegate.wire.openai import decode_chunk
 from tidegate.wire.sse import data_of
 
@@ -59,6 +60,27 @@ def test_a_card_cut_in_two_anywhere_never_goes_out(card: str, separator: str) ->
             out, screen = play([event(content=text[:cut]), event(content=text[cut:]), event(finish="stop")])
             digits = "".join(filter(str.isdigit, texts(out)))
             assert digits == "" and reasons(out) == ["content_filter"] and screen.ended, (text, cut)
+
+
+@pytest.mark.parametrize("length", [32, 40, 64])
+def test_a_hexadecimal_id_cut_in_two_anywhere_goes_out_whole(length: int) -> None:
+    text = f"see call_{hexadecimal('4111111111111111', length)}, thanks."
+    for cut in range(len(text) + 1):
+        out, _ = play([event(content=text[:cut]), event(content=text[cut:]), event(finish="stop")])
+        assert texts(out) == text and reasons(out) == ["stop"], cut
+    one_by_one = [event(content=char) for char in text]
+    assert texts(play([*one_by_one, event(finish="stop")])[0]) == text
+
+
+@pytest.mark.parametrize(
+    "token", [hexadecimal("4111111111111111", 32) + "c", hexadecimal("4111111111111111", 31), "ab4111111111111111"]
+)
+def test_what_only_resembles_an_id_never_goes_out_however_it_is_cut(token: str) -> None:
+    text = f"see {token} now"
+    for cut in range(len(text) + 1):
+        for pieces in ((text[:cut], text[cut:]), (*text[:cut], text[cut:])):
+            out, _ = play([*(event(content=piece) for piece in pieces), event(finish="stop")])
+            assert "1111" not in texts(out) and reasons(out) == ["content_filter"], (cut, texts(out))
 
 
 @given(st.data())

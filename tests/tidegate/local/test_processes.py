@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stand import wait_until
-from tidegate.local.processes import Part, PartFailed, stop_all
+from tidegate.local.processes import Part, PartFailed, stop_all, wait_for
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -36,7 +36,7 @@ def alive(pid: int) -> bool:
 def test_a_part_that_ends_is_explained_with_its_log_and_advice(tmp_path: Path) -> None:
     failing = part(tmp_path, "import sys; print('no licence for this planet'); sys.exit(3)")
     with pytest.raises(PartFailed) as caught:
-        failing.wait_for("http://127.0.0.1:9/", 10)
+        wait_for({"http://127.0.0.1:9/": failing}, 10, lambda: None)
     for said in ("thing stopped (exit 3)", "no licence for this planet", "What to do: turn it off and on", "thing.log"):
         assert said in caught.value.message
 
@@ -44,7 +44,7 @@ def test_a_part_that_ends_is_explained_with_its_log_and_advice(tmp_path: Path) -
 def test_a_part_that_never_answers_is_given_up(tmp_path: Path) -> None:
     silent = part(tmp_path, "import time; time.sleep(60)")
     with pytest.raises(PartFailed, match=r"did not answer at .* within 0 s"):
-        silent.wait_for("http://127.0.0.1:9/", 0.3)
+        wait_for({"http://127.0.0.1:9/": silent}, 0.3, lambda: None)
     stop_all([silent])
     assert not alive(silent.pid)
 

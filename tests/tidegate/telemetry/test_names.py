@@ -9,7 +9,7 @@ from tidegate.telemetry.metrics import Metrics
 ROOT = Path(__file__).parents[3]
 CODE = {
     path: path.read_text()
-    for room in ("gateway", "guardrails", "tidegate")
+    for room in ("gateway", "rag", "agents", "guardrails", "tidegate")
     for path in (ROOT / room).rglob("*.py")
     if path.name != "names.py"
 }

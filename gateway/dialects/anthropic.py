@@ -1,0 +1,197 @@
+"""Anthropic's words: `/v1/messages` and `/v1/messages/count_tokens`, which vLLM speaks beside OpenAI's."""
+
+import json
+
+from msgspec import DecodeError
+
+from gateway.dialects.openai import plausible
+from gateway.exchange import Exchange
+from guardrails.engine.answers import screen_message
+from guardrails.engine.policy import Policy
+from guardrails.engine.streams import StreamScreen
+from tidegate.errors import TidegateError, UpstreamBroken, UpstreamError, UpstreamRejected, error_object, render
+from tidegate.types import Outcome, Usage, UsageSource, Verdict
+from tidegate.wire.anthropic import MessageEvent, MessageUsage, decode_event, decode_message, encode_named_event
+from tidegate.wire.openai import Chunk, ChunkChoice
+from tidegate.wire.sse import data_of
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+"""Status to error type; source: https://docs.anthropic.com/en/api/errors."""
+_CALLERS_FAULT = frozenset({"invalid_request_error", "BadRequestError", "not_found_error", "request_too_large"})
+
+
+class Anthropic:
+    """See `Dialect`."""
+
+    counts_on_request = False
+
+    def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
+        """See `Dialect.render`."""
+        status, headers, _ = render(error)
+        body = json.dumps(_error(error)).encode()
+        others = [header for header in headers if header[0] != "content-length"]
+        return status, [*others, ("content-length", str(len(body)))], body
+
+    def render_event(self, error: TidegateError) -> bytes:
+        """See `Dialect.render_event`."""
+        return encode_named_event("error", _error(error))
+
+    def open_stream(self, exchange: Exchange) -> "MessageStream":
+        """See `Dialect.open_stream`."""
+        return MessageStream(exchange)
+
+    def read_answer(self, body: bytes) -> Usage | None:
+        """See `Dialect.read_answer`."""
+        try:
+            answer = decode_message(body)
+        except DecodeError as error:
+            raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
+        if answer.input_tokens is not None:
+            return Usage(source=UsageSource.COUNTED)  # counted only: no model was asked
+        return None if answer.usage is None else read_usage(answer.usage)
+
+    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
+        """See `Dialect.screen_answer`."""
+        return screen_message(policy, body)
+
+
+class MessageStream:
+    """See `Stream`: events until `message_stop`."""
+
+    __slots__ = ("_exchange", "_passed_block", "_screen", "_stop_reason", "cut", "done", "events")
+
+    def __init__(self, exchange: Exchange) -> None:
+        policy = exchange.policy
+        self._exchange = exchange
+        self._screen = (
+            StreamScreen(policy.outputs, 1, last=self._refusal, without=_nothing) if policy and policy.outputs else None
+        )
+        self._passed_block: int | None = None
+        """The content block that the caller has seen begin and not end."""
+        self._stop_reason: str | None = None
+        self.events = 0
+        self.done = False
+        self.cut = False
+
+    def is_usual(self, event: bytes) -> bool:
+        """See `Stream.is_usual`."""
+        return False
+
+    def take(self, event: bytes, out: list[bytes]) -> None:
+        """See `Stream.take`."""
+        data = data_of(event)
+        if not data:
+            out.append(event)
+            return
+        try:
+            found = decode_event(data)
+        except DecodeError as error:
+            raise UpstreamBroken("the model server sent an event that is not of a message") from error
+        if found.type == "error":
+            raise _error_event(found)
+        if found.type == "message_stop":
+            self._take_stop(event, out)
+            return
+        self._note(found)
+        self.events += found.type != "ping"
+        if self._screen is None:
+            out.append(event)
+            return
+        passed = self._screen.feed(event, _as_chunk(found))
+        out += passed
+        if self._screen.ended:
+            self.cut = True
+            self._finish(out, encode_named_event("message_stop", {}))
+        else:
+            self._note_passed(passed)
+
+    def _take_stop(self, event: bytes, out: list[bytes]) -> None:
+        if self._stop_reason is None:
+            raise UpstreamBroken("the model server ended its stream in mid-sentence", code="upstream_incomplete")
+        self.events += 1
+        self._finish(out, event)
+
+    def _finish(self, out: list[bytes], stop: bytes) -> None:
+        exchange = self._exchange
+        exchange.outcome = Outcome.OK
+        if self._screen is not None:
+            out += self._screen.finish()
+            exchange.note_filtered(self._screen.verdicts)
+        out.append(stop)
+        self.done = True
+
+    def _note(self, found: MessageEvent) -> None:
+        exchange = self._exchange
+        usage = found.usage if found.message is None else found.message.usage
+        if usage is not None and found.type == "message_delta":
+            exchange.usage = read_usage(usage)
+        if found.type == "content_block_delta":
+            exchange.pieces += 1
+        if found.type == "message_delta" and found.delta and isinstance(reason := found.delta.get("stop_reason"), str):
+            self._stop_reason = exchange.finish_reason = reason
+
+    def _note_passed(self, events: list[bytes]) -> None:
+        for event in events:
+            if b"content_block_st" not in event:
+                continue
+            found = decode_event(data_of(event))
+            if found.type == "content_block_start":
+                self._passed_block = found.index
+            elif found.type == "content_block_stop":
+                self._passed_block = None
+
+    def _refusal(self, template: bytes, index: int) -> bytes:
+        """What ends a message of which no more may be shown."""
+        end = b""
+        if self._passed_block is not None:
+            end = encode_named_event("content_block_stop", {"index": self._passed_block})
+        why = {"stop_reason": "refusal", "stop_sequence": None}
+        return end + encode_named_event(
+            "message_delta", {"delta": why, "usage": {"output_tokens": self._exchange.pieces}}
+        )
+
+
+def read_usage(usage: MessageUsage) -> Usage:
+    """The model server's own numbers; what came from the cache is part of the input for us."""
+    cached = plausible(usage.cache_read_input_tokens or 0)
+    fresh = (usage.input_tokens or 0) + (usage.cache_creation_input_tokens or 0)
+    return Usage(
+        input_tokens=plausible(fresh + cached),
+        output_tokens=plausible(usage.output_tokens or 0),
+        cached_tokens=cached,
+        source=UsageSource.REPORTED,
+    )
+
+
+def _as_chunk(event: MessageEvent) -> Chunk:
+    """The texts of an event in the form that guardrails read; every content block is a text of its own."""
+    said = event.delta if event.content_block is None else event.content_block
+    ended = event.delta.get("stop_reason") if event.type == "message_delta" and event.delta else None
+    if said is None or event.type == "message_delta":
+        return Chunk(choices=[ChunkChoice(finish_reason="stop")] if ended else [])
+    return Chunk(choices=[ChunkChoice(delta={f"block {event.index}": said})])
+
+
+def _nothing(event: bytes, blocked: set[int]) -> bytes:
+    return b""
+
+
+def _error(error: TidegateError) -> dict[str, object]:
+    said = error_object(error)["error"]
+    kind = said.get("type") if isinstance(error, UpstreamRejected) else _TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": said.get("message")}}
+
+
+def _error_event(event: MessageEvent) -> UpstreamError:
+    found = event.error or {}
+    if found.get("type") in _CALLERS_FAULT:
+        return UpstreamRejected(400, found)
+    return UpstreamError("the model server reported an error in the middle of its stream")

@@ -1,0 +1,211 @@
+"""OpenAI's words: chat completions, completions, embeddings and what vLLM adds in the same style."""
+
+from msgspec import UNSET, DecodeError
+
+from gateway.backends.vllm import REFUSES_ALL
+from gateway.citations import cite_stream
+from gateway.dialects.refusals import error_in
+from gateway.exchange import Exchange
+from guardrails.engine.answers import screen_answer, screen_transcript
+from guardrails.engine.policy import Policy
+from guardrails.engine.streams import StreamScreen
+from tidegate.errors import (
+    TidegateError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamRejected,
+    render,
+    render_event,
+)
+from tidegate.types import Outcome, Usage, UsageSource, Verdict
+from tidegate.wire.openai import Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
+from tidegate.wire.shape import EventShape, shape_of
+from tidegate.wire.sse import DONE, data_of
+
+_MOST_TOKENS = 2**40
+
+
+class OpenAi:
+    """See `Dialect`."""
+
+    counts_on_request = True
+
+    def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
+        """See `Dialect.render`."""
+        return render(error)
+
+    def render_event(self, error: TidegateError) -> bytes:
+        """See `Dialect.render_event`."""
+        return render_event(error)
+
+    def open_stream(self, exchange: Exchange) -> "OpenAiStream":
+        """See `Dialect.open_stream`."""
+        return OpenAiStream(exchange)
+
+    def read_answer(self, body: bytes) -> Usage | None:
+        """See `Dialect.read_answer`."""
+        try:
+            answer = decode_answer(body)
+        except DecodeError as error:
+            raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
+        return None if answer.usage is None else read_usage(answer.usage)
+
+    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
+        """See `Dialect.screen_answer`."""
+        return screen_answer(policy, body)
+
+
+class Numbers(OpenAi):
+    """Answers whose texts, if there are any, are the caller's own: embeddings, ranks, scores."""
+
+    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
+        """See `Dialect.screen_answer`: there is nothing that the model has said."""
+        return body, []
+
+
+class Plain(Numbers):
+    """Answers for which no model was asked: tokens."""
+
+    def read_answer(self, body: bytes) -> Usage | None:
+        """See `Dialect.read_answer`."""
+        super().read_answer(body)
+        return Usage(source=UsageSource.COUNTED)
+
+
+class Heard(OpenAi):
+    """What was heard in a sound file: JSON, or plain text as the caller wishes."""
+
+    def read_answer(self, body: bytes) -> Usage | None:
+        """See `Dialect.read_answer`."""
+        return super().read_answer(body) if body.startswith(b"{") else None
+
+    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
+        """See `Dialect.screen_answer`."""
+        return screen_transcript(policy, body)
+
+
+class OpenAiStream:
+    """See `Stream`: chunks until `[DONE]`."""
+
+    __slots__ = ("_exchange", "_head", "_open", "_screen", "_shape", "cut", "done", "events")
+
+    def __init__(self, exchange: Exchange) -> None:
+        policy, request = exchange.policy, exchange.request
+        choices = (request.n if request else 1) or 1
+        self._exchange = exchange
+        self._screen = StreamScreen(policy.outputs, choices) if policy and policy.outputs else None
+        self._shape: EventShape | None = None
+        self._head: ChunkHead | None = None
+        self._open: set[int] | None = None
+        """Choices that have begun and not ended; None until there is one."""
+        self.events = 0
+        """See `Stream.events`."""
+        self.done = False
+        self.cut = False
+
+    def take(self, event: bytes, out: list[bytes]) -> None:
+        """Adds to `out` what may go to the caller now that `event` is here.
+
+        Raises:
+            UpstreamBroken: an event that cannot be read.
+        """
+        if self.is_usual(event):
+            self.events += 1
+            out.append(event)
+            return
+        data = data_of(event)
+        if not data:
+            out.append(event)  # a comment or keep-alive
+            return
+        exchange, screen = self._exchange, self._screen
+        if data == b"[DONE]":
+            self._check_complete()
+            self.events += 1
+            self._finish(out, event)
+            return
+        try:
+            chunk = decode_chunk(data)
+        except DecodeError as error:
+            raise UpstreamBroken("the model server sent an event that is not a chunk") from error
+        if chunk.error is not UNSET:
+            raise _error_event(data)
+        self._note(chunk, data)
+        self.events += 1
+        if self._shape is None and len(chunk.choices) == 1:
+            self._shape = shape_of(event, chunk)
+        if not chunk.choices and chunk.usage is not None and not exchange.asked_for_usage:
+            return  # we asked for it, the caller did not
+        if screen is None:
+            out.append(event)
+            return
+        out += screen.feed(event, chunk)
+        if screen.ended:
+            self.cut = True
+            self._finish(out, DONE)
+
+    def is_usual(self, event: bytes) -> bool:
+        """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
+        shape, screen = self._shape, self._screen
+        text = None if shape is None else shape.text_of(event)
+        if shape is None or text is None:
+            return False
+        if screen is not None and not screen.pass_text(shape.index, shape.path, text):
+            return False
+        self._exchange.pieces += 1
+        return True
+
+    def _note(self, chunk: Chunk, data: bytes) -> None:
+        exchange = self._exchange
+        if self._head is None and exchange.citations is not None:
+            self._head = decode_head(data)
+        if chunk.usage is not None:
+            exchange.usage = read_usage(chunk.usage)
+        for choice in chunk.choices:
+            if self._open is None:
+                self._open = set()
+            self._open.add(choice.index)
+            if choice.delta or choice.text:
+                exchange.pieces += 1
+            if choice.finish_reason is not None:
+                exchange.finish_reason = choice.finish_reason
+                self._open.discard(choice.index)
+
+    def _check_complete(self) -> None:
+        if self._open is None or self._open:
+            raise UpstreamBroken("the model server ended its stream in mid-sentence", code="upstream_incomplete")
+
+    def _finish(self, out: list[bytes], done: bytes) -> None:
+        exchange, screen = self._exchange, self._screen
+        exchange.outcome = Outcome.OK
+        if screen is not None:
+            out += screen.finish()
+            exchange.note_filtered(screen.verdicts)
+        if exchange.citations is not None:
+            out.append(cite_stream(self._head or ChunkHead(), exchange.citations))
+        out.append(done)
+        self.done = True
+
+
+def read_usage(usage: WireUsage) -> Usage:
+    """The model server's own numbers."""
+    details = usage.prompt_tokens_details
+    return Usage(
+        input_tokens=plausible((usage.total_tokens if usage.prompt_tokens is None else usage.prompt_tokens) or 0),
+        output_tokens=plausible(usage.completion_tokens or 0),
+        cached_tokens=plausible((details.cached_tokens or 0) if details else 0),
+        source=UsageSource.REPORTED,
+    )
+
+
+def plausible(tokens: int) -> int:
+    """Within what a usage row can hold: one absurd number must not stop the journal."""
+    return max(0, min(tokens, _MOST_TOKENS))
+
+
+def _error_event(data: bytes) -> UpstreamError:
+    """An error in the middle of a stream: the caller's fault if its code says so, else the model server's."""
+    found = error_in(data, 500)
+    code = found.get("code")
+    if isinstance(code, int) and 400 <= code < 500 and code not in REFUSES_ALL:
+        return UpstreamRejected(code, found)
+    return UpstreamError("the model server reported an error in the middle of its stream")

@@ -1,0 +1,1 @@
+"""The door for tools: MCP clients on one side, hosted tool servers on the other."""

@@ -1,0 +1,184 @@
+"""The tools of several servers as those of one: listed together, called one by one, screened, metered, traced."""
+
+import asyncio
+import time
+from typing import Any
+
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+)
+from opentelemetry.trace import Span, SpanKind
+
+from gateway.exchange import new_request_id
+from gateway.limits.memory import MemoryLimits
+from gateway.mcp.meter import Call, ToolMeter
+from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
+from gateway.mcp.visit import VISIT, Visit
+from gateway.snapshot import ToolServer
+from guardrails.engine.policy import Policy, screen_off_loop
+from guardrails.engine.requests import Refused as Screened
+from guardrails.engine.requests import screen_request
+from tidegate import __version__
+from tidegate.config.settings import McpSettings
+from tidegate.errors import ClientError, NotFound, Overloaded, RateLimited, TidegateError
+from tidegate.identity import caller_for
+from tidegate.telemetry import names
+from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
+from tidegate.types import Outcome
+from tidegate.wire.openai import decode_object, encode
+
+RATE_LIMITED = -32_000
+"""Of the range that JSON-RPC leaves to servers."""
+Context = ServerRequestContext[Any]
+
+
+class Federation:
+    """Answers `tools/list` and `tools/call` for whoever visits."""
+
+    def __init__(self, settings: McpSettings, limits: MemoryLimits, tracing: Tracing, meter: ToolMeter) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._tracing = tracing
+        self._meter = meter
+        self._calls = 0
+        self.server = Server(
+            "tidegate", version=__version__, on_list_tools=self._list_tools, on_call_tool=self._call_tool
+        )
+
+    async def _list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        """Every tool the key may use, in order of name. A server that is away is an error, never a shorter list."""
+        visit = VISIT.get()
+        try:
+            self._limits.admit(visit.principal)
+            servers = visit.servers()
+            room = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
+            caller = caller_for(visit.principal, new_request_id(time.time()))
+            asked = (list_tools(server, caller, _unsampled(), room) for server in servers)
+            found = await asyncio.gather(*asked)
+        except TidegateError as error:
+            raise as_rpc(error) from error
+        offered = [
+            _renamed(visit, server, tool) for server, tools in zip(servers, found, strict=True) for tool in tools
+        ]
+        return ListToolsResult(tools=sorted(offered, key=lambda tool: tool.name))
+
+    async def _call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        """One call: limits, guardrails on the arguments, the server, guardrails on the result. Always settled."""
+        visit, call = VISIT.get(), Call(time.time(), time.perf_counter())
+        span = self._span(visit, params)
+        try:
+            result = await self._called(visit, params, call, span)
+            call.outcome = Outcome.OK
+            return result
+        except TidegateError as error:
+            call.outcome, call.code = _outcome_of(error), error.error_code
+            raise as_rpc(error) from error
+        except Refused as error:
+            call.outcome, call.code = Outcome.UPSTREAM_REFUSED, str(error.error.code)
+            raise MCPError(error.error.code, error.error.message) from error
+        except asyncio.CancelledError:
+            call.outcome, call.code = Outcome.CANCELLED, "client_gone"
+            raise
+        finally:
+            if span is not None:
+                span.set_attribute(names.OUTCOME, call.outcome)
+                if call.code is not None:
+                    fail(span, call.code)
+                span.end()
+            self._meter.settle(call)
+
+    async def _called(
+        self, visit: Visit, params: CallToolRequestParams, call: Call, span: Span | None
+    ) -> CallToolResult:
+        server, tool = visit.resolve(params.name)
+        self._limits.admit(visit.principal)
+        trace_id = "" if span is None else f"{span.get_span_context().trace_id:032x}"
+        self._meter.begin(call, visit, server, f"{server.name}__{tool}", trace_id)
+        arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
+        if self._calls >= self._settings.max_calls:
+            raise Overloaded(f"The gateway already runs {self._calls} tool calls. Try again.")
+        self._calls += 1
+        try:
+            raw = await self._asked(server, tool, arguments, visit, call, span)
+        finally:
+            self._calls -= 1
+        return await self._screened_result(visit.policy, raw, call)
+
+    async def _asked(
+        self, server: ToolServer, tool: str, arguments: dict[str, Any], visit: Visit, call: Call, span: Span | None
+    ) -> dict[str, Any]:
+        caller = caller_for(visit.principal, call.request_id)
+        limits = Limits(self._settings.call_timeout_s, self._settings.max_result_bytes)
+        with self._tracing.child(names.SPAN_CALL, span, SpanKind.CLIENT) as child:
+            trace = _unsampled() if child is None else b"traceparent: %s\r\n" % traceparent(child)
+            if child is not None:
+                child.set_attribute(names.SERVER_ADDRESS, server.url)
+            async with asyncio.timeout(self._settings.call_timeout_s + 1):
+                return await call_tool(server, tool, arguments, caller, trace, limits)
+
+    async def _screened_arguments(self, policy: Policy, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
+        raw = encode(arguments)
+        screened, verdicts = await screen_off_loop(screen_request, policy, raw)
+        call.verdicts += verdicts
+        return arguments if screened is raw else decode_object(screened)
+
+    async def _screened_result(self, policy: Policy, raw: dict[str, Any], call: Call) -> CallToolResult:
+        """The result as the policy lets it pass; one that it does not is an error that the model can read."""
+        text = encode(raw)
+        try:
+            screened, verdicts = await screen_off_loop(screen_request, policy, text)
+        except Screened as error:
+            call.verdicts += error.verdicts
+            told = "The tool's result is withheld: it holds what the policy of this project does not let pass."
+            return CallToolResult(content=[TextContent(type="text", text=told)], is_error=True)
+        call.verdicts += verdicts
+        return CallToolResult.model_validate(raw if screened is text else decode_object(screened))
+
+    def _span(self, visit: Visit, params: CallToolRequestParams) -> Span | None:
+        """Below the caller's span: as his MCP client names it, else as the HTTP header does."""
+        meta = params.meta if isinstance(params.meta, dict) else {}
+        named = meta.get("traceparent")
+        parent = parse_traceparent(named.encode()) if isinstance(named, str) else None
+        parent = parent or visit.trace
+        if not self._tracing.samples(parent):
+            return None
+        span = self._tracing.start(f"tools/call {params.name[:128]}", parent, SpanKind.SERVER)
+        span.set_attribute(names.OPERATION, "execute_tool")
+        span.set_attribute(names.TOOL_NAME, params.name[:128])
+        span.set_attribute(names.PROJECT, visit.principal.project)
+        return span
+
+
+def as_rpc(error: TidegateError) -> MCPError:
+    """`error` as JSON-RPC has it; `data.code` is the code that the other APIs use."""
+    code = INTERNAL_ERROR
+    if isinstance(error, RateLimited | Overloaded):
+        code = RATE_LIMITED
+    elif isinstance(error, ClientError):
+        code = INVALID_PARAMS
+    return MCPError(code, error.message, {"code": error.error_code, "retryable": error.retryable})
+
+
+def _outcome_of(error: TidegateError) -> Outcome:
+    return Outcome.REFUSED if isinstance(error, ClientError | Overloaded) else Outcome.UPSTREAM_ERROR
+
+
+def _renamed(visit: Visit, server: ToolServer, tool: dict[str, Any]) -> Tool:
+    found = Tool.model_validate(tool)
+    if not found.name:
+        raise NotFound(f"The tool server {server.name!r} has a tool without a name.")
+    return found.model_copy(update={"name": visit.offered(server, found.name)})
+
+
+def _unsampled() -> bytes:
+    return b"traceparent: %s\r\n" % unsampled_traceparent()

@@ -1,0 +1,113 @@
+"""A file on its way in: read in a process apart, screened, and only then kept."""
+
+import asyncio
+import hashlib
+
+from guardrails.engine.policy import Policy
+from guardrails.engine.requests import Refused
+from guardrails.engine.texts import screen_text
+from rag.document import ParsedDocument, Section
+from rag.parsing import ParserPool
+from rag.storage import Shelf
+from tidegate.errors import InvalidRequest
+from tidegate.store.database import Database
+from tidegate.store.documents import Owner, Row, add_file, get_file, new_id
+from tidegate.telemetry import names
+from tidegate.telemetry.metrics import Metrics
+from tidegate.types import Verdict
+
+PURPOSES = frozenset({"assistants", "user_data"})
+_MOST_NAME_CHARACTERS = 255
+
+
+class Intake:
+    """Takes files in."""
+
+    def __init__(self, database: Database, pool: ParserPool, metrics: Metrics) -> None:
+        self._database = database
+        self._pool = pool
+        self._metrics = metrics
+
+    async def take(self, shelf: Shelf, policy: Policy, filename: str, purpose: str, data: bytes) -> Row:
+        """Reads, screens and keeps a file; its row.
+
+        Raises:
+            InvalidRequest: name, purpose or content cannot be taken.
+            Refused: a guardrail refuses the name or the text; nothing of the file is kept.
+        """
+        if purpose not in PURPOSES:
+            raise InvalidRequest(f"purpose must be one of {sorted(PURPOSES)}.", param="purpose")
+        if not data:
+            raise InvalidRequest("The file is empty.", param="file", code="invalid_file")
+        spec, media_type = self._pool.kind_of(filename)
+        filename = self._screened(policy, _clean(filename), "file name")
+        document = await self._pool.parse(spec, data)
+        document = await asyncio.to_thread(self._screened_document, policy, document)
+        file_id = new_id("file-")
+        row = {
+            "file_id": file_id,
+            "filename": filename,
+            "purpose": purpose,
+            "bytes": len(data),
+            "characters": len(document.text),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "media_type": media_type,
+        }
+        await asyncio.to_thread(shelf.put_document, file_id, document)
+        try:
+            return await self._note(shelf.owner, row)
+        except BaseException:
+            shelf.delete_document(file_id)
+            raise
+
+    async def _note(self, owner: Owner, row: dict[str, object]) -> Row:
+        async with self._database.transaction() as connection:
+            await add_file(connection, owner, row)
+            found = await get_file(connection, owner, str(row["file_id"]))
+        assert found is not None  # noqa: S101
+        return found
+
+    def _screened_document(self, policy: Policy, document: ParsedDocument) -> ParsedDocument:
+        text = self._screened(policy, document.text, "file")
+        if text == document.text:
+            return document
+        parts, sections, at = list[str](), list[Section](), 0
+        for section in document.sections:  # masked one by one, so that spans stay true
+            part = screen_text(policy, document.text[section.start : section.end], "ingested").text
+            sections.append(Section(at, at + len(part), section.page, section.heading))
+            parts.append(part)
+            at += len(part)
+        masked = ParsedDocument("".join(parts), [self._screened_section(policy, section) for section in sections])
+        if screen_text(policy, masked.text, "ingested").verdicts:
+            raise InvalidRequest("The file holds what must be masked, across the border of two sections.", param="file")
+        return masked
+
+    def _screened_section(self, policy: Policy, section: Section) -> Section:
+        heading = section.heading and screen_text(policy, section.heading, "ingested").text
+        return Section(section.start, section.end, section.page, heading)
+
+    def _screened(self, policy: Policy, text: str, what: str) -> str:
+        screened = screen_text(policy, text, "ingested")
+        count_verdicts(self._metrics, screened.verdicts)
+        if screened.refusal is not None:
+            raise Refused(f"The {what} is refused. {screened.refusal}", screened.verdicts)
+        return screened.text
+
+
+def count_verdicts(metrics: Metrics, verdicts: tuple[Verdict, ...]) -> None:
+    """Counts what guardrails found."""
+    for verdict in verdicts:
+        metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
+
+
+def _clean(filename: str) -> str:
+    """The name without folders and control characters.
+
+    Raises:
+        InvalidRequest: too long, or nothing is left.
+    """
+    name = "".join(character for character in filename if character.isprintable())
+    name = name.replace("\\", "/").rpartition("/")[2].strip()
+    if not name or len(name) > _MOST_NAME_CHARACTERS:
+        raise InvalidRequest(f"The file's name must have 1 to {_MOST_NAME_CHARACTERS} characters.", param="file")
+    return name

@@ -1,0 +1,1 @@
+"""Document parsers: one file per kind, the file's name is its type. See README.md."""

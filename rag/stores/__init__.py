@@ -1,0 +1,1 @@
+"""Vector engines: one file each."""

@@ -1,0 +1,184 @@
+"""What a hostile or broken client sends: refused in clear words, and no other request notices."""
+
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from tests.stand import Fake, Gateway, wait_until
+
+BODY = b'{"model":"m","messages":[]}'
+CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+LENGTH = b"content-length: %d\r\n" % len(BODY)
+CHUNKED = b"transfer-encoding: chunked\r\n"
+
+
+def exchange(gateway: Gateway, raw: bytes) -> bytes:
+    """What comes back until the connection is closed, or for half a second."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=0.5) as sender:
+        received = b""
+        try:
+            sender.sendall(raw)
+            while data := sender.recv(65536):
+                received += data
+        except TimeoutError:
+            return received
+        except ConnectionError:
+            pass  # closed while there was more to send
+        return received + b"<closed>"
+
+
+def head(gateway: Gateway, version: bytes = b"HTTP/1.1", host: bytes = b"host: x\r\n") -> bytes:
+    """The beginning of a good request."""
+    key = gateway.key.encode()
+    return b"POST /v1/chat/completions %s\r\n%sauthorization: Bearer %s\r\ncontent-type: application/json\r\n" % (
+        version,
+        host,
+        key,
+    )
+
+
+SMUGGLED = {
+    "length and chunked": LENGTH + CHUNKED + b"\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
+    "chunked and length": CHUNKED + LENGTH + b"\r\n" + CHUNKS,
+    "two lengths": LENGTH + b"content-length: 5\r\n\r\n" + BODY,
+    "the same length twice": LENGTH + LENGTH + b"\r\n" + BODY,
+    "a list of lengths": b"content-length: 27, 27\r\n\r\n" + BODY,
+    "a signed length": b"content-length: +27\r\n\r\n" + BODY,
+    "a negative length": b"content-length: -1\r\n\r\n" + BODY,
+    "a length in hex": b"content-length: 0x1b\r\n\r\n" + BODY,
+    "an endless length": b"content-length: 99999999999999999999999\r\n\r\n" + BODY,
+    "another coding": b"transfer-encoding: xchunked\r\n\r\n" + CHUNKS,
+    "chunked is not the last coding": b"transfer-encoding: chunked, identity\r\n\r\n" + CHUNKS,
+    "two codings": b"transfer-encoding: gzip, chunked\r\n\r\n" + CHUNKS,
+    "two coding lines": b"transfer-encoding: identity\r\n" + CHUNKED + b"\r\n" + CHUNKS,
+    "a space before the colon": b"transfer-encoding : chunked\r\n\r\n" + CHUNKS,
+    "a folded header": LENGTH + b"x-a: b\r\n c\r\n\r\n" + BODY,
+    "a folded coding": b"transfer-encoding:\r\n chunked\r\n\r\n" + CHUNKS,
+    "a bare line feed": LENGTH + b"x-a: b\nx-c: d\r\n\r\n" + BODY,
+    "a bare carriage return": LENGTH + b"x-a: b\rx-c: d\r\n\r\n" + BODY,
+    "a zero byte": LENGTH + b"x-a: b\0c\r\n\r\n" + BODY,
+    "a chunk size in another notation": CHUNKED + b"\r\n0x1b\r\n" + BODY + b"\r\n0\r\n\r\n",
+    "chunks with bare line feeds": CHUNKED + b"\r\n1b\n" + BODY + b"\n0\n\n",
+    "a chunk size that overflows": CHUNKED + b"\r\nfffffffffffffffff\r\n" + BODY + b"\r\n0\r\n\r\n",
+    "two hosts": b"host: y\r\n" + LENGTH + b"\r\n" + BODY,
+}
+
+
+@pytest.mark.parametrize("rest", SMUGGLED.values(), ids=SMUGGLED)
+def test_what_two_servers_may_read_in_two_ways_is_refused(gateway: Gateway, fake: Fake, rest: bytes) -> None:
+    fake.forget()
+    answer = exchange(gateway, head(gateway) + rest)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n") and answer.endswith(b"<closed>")
+    assert answer.count(b"HTTP/1.1 ") == 1, "and nothing behind it is answered"
+    assert (
+        json.loads(answer.partition(b"\r\n\r\n")[2].removesuffix(b"<closed>"))["error"]["type"]
+        == "invalid_request_error"
+    )
+    assert fake.truth()["requests"] == 0
+
+
+def test_an_old_version_knows_no_chunks_and_a_new_one_needs_a_host(gateway: Gateway, fake: Fake) -> None:
+    fake.forget()
+    assert exchange(gateway, head(gateway, b"HTTP/1.0") + CHUNKED + b"\r\n" + CHUNKS).startswith(b"HTTP/1.1 400")
+    assert exchange(gateway, head(gateway, host=b"") + LENGTH + b"\r\n" + BODY).startswith(b"HTTP/1.1 400")
+    assert exchange(gateway, head(gateway, b"HTTP/9.9") + LENGTH + b"\r\n" + BODY).startswith(b"HTTP/1.1 400")
+    assert fake.truth()["requests"] == 0
+
+
+def test_a_trailer_is_no_header(gateway: Gateway) -> None:
+    chunks = CHUNKS.removesuffix(b"\r\n") + b"authorization: Bearer nobody\r\nx-request-id: trailer\r\n\r\n"
+    answer = exchange(gateway, head(gateway) + CHUNKED + b"\r\n" + chunks)
+    assert answer.startswith(b"HTTP/1.1 200") and b"trailer" not in answer
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        LENGTH + b"x-big: " + b"a" * 70_000 + b"\r\n\r\n" + BODY,
+        LENGTH + b"".join(b"x-%d: a\r\n" % number for number in range(200)) + b"\r\n" + BODY,
+        b"x-endless: " + b"a" * 3_000_000,
+        CHUNKED + b"\r\n0\r\nx-trailer: " + b"a" * 3_000_000,
+        CHUNKED + b"\r\n1;" + b"a" * 3_000_000,
+    ],
+    ids=["a large field", "many fields", "an endless head", "an endless trailer", "an endless chunk extension"],
+)
+def test_heads_and_what_is_no_body_are_bounded(gateway: Gateway, fake: Fake, rest: bytes) -> None:
+    fake.forget()
+    answer = exchange(gateway, head(gateway) + rest)
+    assert answer.endswith(b"<closed>") and answer.startswith((b"HTTP/1.1 431 ", b"<closed>"))
+    assert gateway.chat(max_tokens=1).status_code == 200
+    assert fake.truth()["requests"] == 1
+
+
+def test_a_head_that_is_large_is_told_so(gateway: Gateway) -> None:
+    answer = exchange(
+        gateway, head(gateway) + LENGTH + b"".join(b"x-%d: a\r\n" % n for n in range(200)) + b"\r\n" + BODY
+    )
+    assert answer.startswith(b"HTTP/1.1 431 ") and b"request_head_too_large" in answer
+
+
+NONSENSE: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "not valid JSON"),
+    "half an object": (b'{"model":"m"', "not valid JSON"),
+    "two objects": (BODY + BODY, "not valid JSON"),
+    "a list": (b"[]", "not a valid request"),
+    "a byte order mark": (b"\xef\xbb\xbf" + BODY, "not valid JSON"),
+    "not a number": (b'{"model":"m","temperature":NaN}', "not valid JSON"),
+    "infinity": (b'{"model":"m","temperature":Infinity}', "not valid JSON"),
+    "bad UTF-8 in a field": (b'{"model":"m","user":"\xff\xfe"}', "not valid UTF-8"),
+    "bad UTF-8 in a name": (b'{"model":"m","\xff":1}', "not valid UTF-8"),
+    "UTF-8 cut at the end of a window": (b'{"model":"m","x":"' + b"a" * 65_517 + b"\xc3", "not valid UTF-8"),
+    "a lone surrogate": (b'{"model":"m","x":"\\ud800"}', "not valid JSON"),
+    "two models": (b'{"model":"m","model":"n"}', "more than one field `model`"),
+    "two models, one in disguise": (b'{"model":"m","\\u006dodel":"n"}', "more than one field `model`"),
+    "no model": (b'{"messages":[]}', "model"),
+    "a model that is a number": (b'{"model":1}', "not a valid request"),
+    "a choice too many": (b'{"model":"m","n":1e999}', "not a valid request"),
+    "a number that no machine holds": (b'{"model":"m","top_k":' + b"9" * 400 + b"}", "`top_k` is too large"),
+    "a negative one": (b'{"model":"m","seed":-' + b"9" * 20 + b"}", "`seed` is too large"),
+    "too deep": (b'{"model":"m","x":' + b"[" * 300 + b"]" * 300 + b"}", "nested too deeply"),
+    "far too deep": (b'{"model":"m","x":' + b'{"a":' * 200_000 + b"1" + b"}" * 200_000 + b"}", "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize(("raw", "told"), NONSENSE.values(), ids=NONSENSE)
+def test_nonsense_is_told_so_and_goes_nowhere(gateway: Gateway, fake: Fake, raw: bytes, told: str) -> None:
+    fake.forget()
+    answer = gateway.post(raw)
+    assert answer.status_code == 400 and told in answer.json()["error"]["message"], answer.text
+    assert answer.headers["x-should-retry"] == "false" and fake.truth()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"m","tools":[{"function":{"parameters":{"properties":{"model":{"type":"string"}}}}}]}',
+        b'{"model":"m","user":"model","x":["model"],"y":"\\"model\\":"}',
+        b'{"model":"m","x":"\\u006d\\u006f"}',
+        b'{"model":"m","x":' + b"[" * 100 + b"]" * 100 + b"}",
+        b'{"model":"m","x":[' + b",".join([b'{"a":["[[[[{{"]}'] * 500) + b"]}",
+        '{"model":"m","x":"日本語 é 🙂"}'.encode() + b" " * 70_000,
+        b'{"model":"m","x":"' + b"a" * 65_517 + 'é"}'.encode(),
+        b'{"model":"m","max_tokens":5,"x":' + b"9" * 400 + b"}",
+        b'{"model":"m","max_tokens":5,"seed":9223372036854775807,"top_k":-1,"min_tokens":null}',
+    ],
+)
+def test_what_only_looks_like_nonsense_passes(gateway: Gateway, fake: Fake, raw: bytes) -> None:
+    fake.forget()
+    assert gateway.post(raw).status_code == 200
+    assert fake.seen()[0]["body"] == raw
+
+
+def test_nobody_notices_the_nonsense_of_others(gateway: Gateway, fake: Fake) -> None:
+    with gateway.open_stream(max_tokens=30, fake_pace_ms=10) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        for rest in list(SMUGGLED.values())[:6]:
+            exchange(gateway, head(gateway) + rest)
+        for raw, _ in NONSENSE.values():
+            gateway.post(raw)
+        rest_of: list[Any] = list(lines)
+    assert rest_of[-2:] == ["data: [DONE]", ""] or rest_of[-1] == "data: [DONE]"
+    wait_until(lambda: gateway.metrics()["tidegate_inflight_requests"] == 0)

@@ -1,0 +1,1 @@
+"""What every service's process has in common: two ports, signals, probes, errors in OpenAI's shape."""
