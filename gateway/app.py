@@ -18,12 +18,13 @@ One request, step by step (`pipeline.py` has a verb for each from 2 on):
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
-from starlette.responses import Response
+from starlette.types import Message, Scope, Send
 
 from gateway.api.http import build_http
 from gateway.api.routes import ROUTES
@@ -31,7 +32,7 @@ from gateway.augment import Augmenter
 from gateway.auth.callers import AUDIENCE, Callers
 from gateway.backends.service import ServiceClient
 from gateway.dispatch import Dispatcher
-from gateway.exchange import Exchange, Message, Receive, Scope, Send, new_request_id, public_id
+from gateway.exchange import Exchange, Operation, new_request_id, public_id
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper
 from gateway.limits.memory import MemoryLimits
@@ -46,8 +47,9 @@ from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, Overloaded, StoreError, TidegateError
+from tidegate.errors import MethodNotAllowed, Overloaded, Stopping, StoreError, TidegateError
 from tidegate.identity import Minter, Verifier
+from tidegate.serving.call import Call, header_lines
 from tidegate.serving.http import management
 from tidegate.store.database import Database
 from tidegate.store.keys import read_pepper
@@ -60,7 +62,7 @@ HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation 
 
 
 class Gateway:
-    """The ASGI application of the public port."""
+    """What answers on the public port."""
 
     def __init__(
         self,
@@ -77,33 +79,37 @@ class Gateway:
         self._max_inflight = max_inflight
         self.pipeline = pipeline
         self.tools = tools
-        raw = {path: self.serve_hot for path in HOT_PATHS} | {"/mcp": tools, "/mcp/{server}": tools}
-        self.http = build_http(source, callers, raw, services, log)
+        self.http = build_http(source, callers, services, log)
         self.http.state.tool_metadata = tools.metadata
         self.http.state.not_ready = self.not_ready
         self.stopping = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI. `scope["path"]` decides, never the Host header."""
-        if scope["type"] == "http" and scope["path"] in HOT_PATHS:
-            await self.serve_hot(scope, receive, send)
-        else:
-            request_id = new_request_id(time.time())
-            if scope["type"] == "http" and (scope["path"] + "/").startswith("/mcp/") and scope["path"][-1:] != "/":
-                await self.tools(scope, receive, _with_id(scope, send, request_id))
-                return
-            scope["state"] = {"request_id": request_id}
-            await self.http(scope, receive, _with_id(scope, send, request_id))
-
-    async def serve_hot(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request of a hot path."""
-        operation, refusal = HOT_PATHS[scope["path"]], self._refusal(scope["method"])
+    def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
+        """One request. Its path decides, never the Host header."""
+        operation = HOT_PATHS.get(call.path)
+        if operation is None:
+            return self._serve_rest(call)
+        refusal = self._refusal(call.method)
         if refusal is not None:
-            status, headers, body = operation.dialect.render(refusal)
-            response = Response(body, status, dict(headers))
-            await response(scope, receive, _with_id(scope, send, new_request_id(time.time())))
-            return
-        await self.pipeline.run(Exchange(scope, receive, send, self._source.current, operation))
+            return self._refuse(call, operation, refusal)
+        return self.pipeline.run(Exchange(call, self._source.current, operation))
+
+    async def _serve_rest(self, call: Call) -> None:
+        request_id, scope = new_request_id(time.time()), call.scope()
+        send = _with_id(scope, call.send, request_id)
+        if (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
+            await self.tools(scope, call.receive, send)
+        else:
+            scope["state"]["request_id"] = request_id
+            await self.http(scope, call.receive, send)
+
+    async def _refuse(self, call: Call, operation: Operation, error: TidegateError) -> None:
+        request_id = new_request_id(time.time())
+        status, headers, body = operation.dialect.render(error)
+        theirs = public_id(call.fields.get(b"x-request-id"), request_id).decode()
+        ids = [("x-request-id", theirs), ("x-tidegate-request-id", request_id)]
+        call.start(status, header_lines([*headers, *ids]), len(body))
+        call.end(body)
 
     def _refusal(self, method: str) -> TidegateError | None:
         """Why a request does not even enter the pipeline."""
@@ -116,6 +122,11 @@ class Gateway:
     def stop(self) -> None:
         """From here on the process reports that it is not ready."""
         self.stopping = True
+
+    def cut(self) -> None:
+        """Ends every request under way; a stream's last event says why."""
+        for exchange in list(self.pipeline.inflight):
+            exchange.cut(Stopping("The gateway stopped before the answer was complete."), also_at_the_end=True)
 
     def not_ready(self) -> str | None:
         """Why no request should be sent here; None if all is well."""

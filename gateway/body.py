@@ -46,22 +46,19 @@ async def receive_body(exchange: Exchange, most: int) -> bytes:
         BodyTooLarge: longer than `most` bytes.
         ClientGone: it will not come.
     """
-    message = await exchange.receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        first: bytes = message.get("body", b"")
-        if len(first) > most:
+    call, parts, size = exchange.call, [], 0
+    if (body := call.whole_body()) is not None:  # nearly always it has come with its head
+        if len(body) > most:
             raise BodyTooLarge(f"The body is larger than the {most} bytes allowed.")
-        return first
-    parts, size = [], 0
-    while message["type"] == "http.request":
-        part: bytes = message.get("body", b"")
+        return body
+    while (message := await call.receive())["type"] == "http.request":
+        part: bytes = message["body"]
         parts.append(part)
         size += len(part)
         if size > most:
             raise BodyTooLarge(f"The body is larger than the {most} bytes allowed.")
-        if not message.get("more_body"):
-            return b"".join(parts)
-        message = await exchange.receive()
+        if not message["more_body"]:
+            return part if len(parts) == 1 else b"".join(parts)
     raise ClientGone("the caller hung up before the body was complete")
 
 

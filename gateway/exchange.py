@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -15,14 +15,9 @@ from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
 from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, TidegateError
-from tidegate.serving.protocol import ABORT
+from tidegate.serving.call import Call
 from tidegate.types import Outcome, Principal, Usage, Verdict
 from tidegate.wire.openai import GenerateRequest
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -120,76 +115,69 @@ class Tried(NamedTuple):
 
 
 class Exchange:
-    """What is known of a request so far. Stages fill it from top to bottom."""
+    """What is known of a request so far. Stages fill it from top to bottom.
 
-    __slots__ = (
-        "admitted", "answer_bytes", "asked_for_usage", "begun", "body", "citations", "cut_by", "due", "error",
-        "extensions", "finish_reason", "headers", "headers_sent", "model", "operation", "outcome", "parent_request_id",
-        "parts", "path", "pick", "pieces", "policy", "principal", "public_id", "quiet_since", "receive", "request",
-        "request_id", "reserved", "row", "send", "sent_last", "settled", "snapshot", "span", "started", "started_at",
-        "status", "stream", "task", "trace", "trace_id", "tried", "ttft_s", "upload", "usage", "verdicts", "watcher",
-    )  # fmt: skip
+    Most of it stays as it begins, so the beginning is the class's: setting forty fields would cost more than a stage.
+    """
 
-    def __init__(  # noqa: PLR0915 - a line per slot
-        self, scope: Scope, receive: Receive, send: Send, snapshot: Snapshot, operation: Operation
-    ) -> None:
-        self.receive = receive
-        self.send = send
-        self.extensions: MutableMapping[str, Any] = scope.get("extensions") or {}
+    span: Span | None = None
+    """Only where the trace is sampled."""
+    trace_id = ""
+    trace = b""
+    """The header lines that carry the trace on to the model server."""
+    principal: Principal | None = None
+    policy: Policy | None = None
+    parent_request_id: str | None = None
+    """Where a service of ours calls: the request that it works on."""
+    model: ServedModel | None = None
+    request: GenerateRequest | None = None
+    body = b""
+    """As the caller sent it, or as a guardrail or a preset has changed it."""
+    upload: Upload | None = None
+    """In place of a body, where the operation is an upload."""
+    parts: tuple[Buffer, ...] = ()
+    """What is sent on, in pieces, so that a large body is not copied for a small change."""
+    stream = asked_for_usage = False
+    citations: list[dict[str, Any]] | None = None
+    """Where the passages stand that a preset has shown to the model; None where nothing was searched."""
+
+    admitted = reserved = begun = settled = False
+    """How far it has come; from `admitted` on there is exactly one usage row."""
+    row: dict[str, Any] | None = None
+    """The usage row as journalled at `begin`."""
+
+    pick: Pick | None = None
+    tried: tuple[Tried, ...] = ()
+    """Attempts that failed before the answer began."""
+    task: asyncio.Task[Any] | None = None
+    watched = False
+    """Whether a hang-up cancels by now."""
+    quiet_since = due = 0.0
+    """Loop times: since when the caller has heard nothing; when the body, and later the answer, is overdue."""
+    cut_by: TidegateError | None = None
+    """Why the task was cancelled; None if it was not, or the process is stopping."""
+    sent_last = False
+
+    status: int | None = None
+    outcome = Outcome.ERROR
+    error: TidegateError | None = None
+    ttft_s: float | None = None
+    usage: Usage | None = None
+    pieces = answer_bytes = 0
+    """Pieces of text that the model server has streamed, one per token; bytes of a whole answer."""
+    finish_reason: str | None = None
+    verdicts: Sequence[Verdict] = ()
+
+    def __init__(self, call: Call, snapshot: Snapshot, operation: Operation) -> None:
+        self.call = call
         self.snapshot = snapshot
         self.operation = operation
-        self.path: str = scope["path"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.path = call.path
+        self.headers = call.fields
         self.started = time.perf_counter()
         self.started_at = time.time()
         self.request_id = new_request_id(self.started_at)
         self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
-
-        self.span: Span | None = None
-        """Only where the trace is sampled."""
-        self.trace_id, self.trace = "", b""
-        """And the header lines that carry the trace on to the model server."""
-        self.principal: Principal | None = None
-        self.policy: Policy | None = None
-        self.parent_request_id: str | None = None
-        """Where a service of ours calls: the request that it works on."""
-        self.model: ServedModel | None = None
-        self.request: GenerateRequest | None = None
-        self.body = b""
-        """As the caller sent it, or as a guardrail or a preset has changed it."""
-        self.upload: Upload | None = None
-        """In place of a body, where the operation is an upload."""
-        self.parts: tuple[Buffer, ...] = ()
-        """What is sent on, in pieces, so that a large body is not copied for a small change."""
-        self.stream = self.asked_for_usage = False
-        self.citations: list[dict[str, Any]] | None = None
-        """Where the passages stand that a preset has shown to the model; None where nothing was searched."""
-
-        self.admitted = self.reserved = self.begun = self.settled = False
-        """How far it has come; from `admitted` on there is exactly one usage row."""
-        self.row: dict[str, Any] | None = None
-        """The usage row as journalled at `begin`."""
-
-        self.pick: Pick | None = None
-        self.tried: tuple[Tried, ...] = ()
-        """Attempts that failed before the answer began."""
-        self.task: asyncio.Task[Any] | None = None
-        self.watcher: asyncio.Future[Message] | None = None
-        self.quiet_since = self.due = 0.0
-        """Loop times: since when the caller has heard nothing; when the body, and later the answer, is overdue."""
-        self.cut_by: TidegateError | None = None
-        """Why the task was cancelled; None if it was not, or the server is stopping."""
-        self.headers_sent = self.sent_last = False
-
-        self.status: int | None = None
-        self.outcome = Outcome.ERROR
-        self.error: TidegateError | None = None
-        self.ttft_s: float | None = None
-        self.usage: Usage | None = None
-        self.pieces = self.answer_bytes = 0
-        """Pieces of text that the model server has streamed, one per token; bytes of a whole answer."""
-        self.finish_reason: str | None = None
-        self.verdicts: list[Verdict] = []
 
     def known_principal(self) -> Principal:
         """The principal; calling this before authentication is our bug."""
@@ -205,7 +193,7 @@ class Exchange:
         """See `Limited`."""
         late = BodyTimeout("The body did not arrive in time.")
         over = DeadlineExceeded("The time given for this request is over.")
-        self.cut(late if self.watcher is None else over, also_at_the_end=True)
+        self.cut(over if self.watched else late, also_at_the_end=True)
 
     def cut(self, reason: TidegateError, *, also_at_the_end: bool = False) -> None:
         """Cancels whatever is going on, unless only the end of the answer is yet to be taken by the caller."""
@@ -216,18 +204,18 @@ class Exchange:
 
     async def abandon(self) -> None:
         """Ends the connection of a caller who takes nothing, not even the last words."""
-        if ABORT in self.extensions:
-            self.extensions[ABORT]["now"]()
-            await asyncio.sleep(0)  # so that the server notices before this task returns
+        self.call.abort()
+        await asyncio.sleep(0)  # so that the server notices before this task returns
 
     def watch(self) -> None:
         """From here on a hang-up cancels; call it once the body is read."""
-        self.watcher = asyncio.ensure_future(self.receive())
-        self.watcher.add_done_callback(self._on_message)
+        self.watched = True
+        self.call.on_gone = self._gone
+        if self.call.gone:
+            self._gone()
 
-    def _on_message(self, message: asyncio.Future[Message]) -> None:
-        if not message.cancelled():
-            self.cut(ClientGone("the caller hung up"))
+    def _gone(self) -> None:
+        self.cut(ClientGone("the caller hung up"))
 
     def carry_trace(self, value: bytes) -> None:
         """From here on the trace goes on under `value`, a traceparent."""
@@ -247,7 +235,7 @@ class Exchange:
     def note_filtered(self, verdicts: list[Verdict]) -> None:
         """Notes that output guardrails ended at least one choice; nothing if there are no verdicts."""
         if verdicts:
-            self.verdicts += verdicts
+            self.verdicts = [*self.verdicts, *verdicts]
             self.outcome = Outcome.FILTERED
             self.finish_reason = "content_filter"
 

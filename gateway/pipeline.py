@@ -16,7 +16,7 @@ from gateway.deadlines import Deadlines, patience_s
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange
 from gateway.limits.memory import MemoryLimits
-from gateway.relay import send_last, send_start
+from gateway.relay import begin_answer, send_last
 from gateway.settle import Settlement
 from gateway.upload import read_form
 from guardrails.engine.policy import Policy, screen_off_loop
@@ -35,6 +35,7 @@ from tidegate.errors import (
     UpstreamRejected,
 )
 from tidegate.identity import caller_for
+from tidegate.serving.call import header_lines
 from tidegate.serving.http import where
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
@@ -233,9 +234,9 @@ class Pipeline:
     @staticmethod
     async def _tell(exchange: Exchange, error: TidegateError) -> None:
         dialect = exchange.operation.dialect
-        if not exchange.headers_sent:
+        if not exchange.call.started:
             status, headers, body = dialect.render(error)
-            await send_start(exchange, status, [(name.encode(), value.encode()) for name, value in headers])
+            begin_answer(exchange, status, header_lines(headers), len(body))
             await send_last(exchange, body)
         elif not exchange.sent_last:
             await send_last(exchange, dialect.render_event(error) if exchange.stream else b"")
@@ -249,12 +250,10 @@ class Pipeline:
         exchange.settled = True
         self.inflight.discard(exchange)
         self._deadlines.remove(exchange)
-        if exchange.watcher is not None:
-            exchange.watcher.cancel()
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
         self._settlement.settle(exchange)
-        exchange.task = exchange.watcher = None  # no cycle for the garbage collector
+        exchange.task = None  # no cycle for the garbage collector
 
 
 def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:

@@ -16,11 +16,10 @@ from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamRejected
 from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.sse import Splitter
 
-_STREAM_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
+_STREAM_LINES = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+)
+_WAITING = b": waiting\n\n"
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
@@ -45,28 +44,27 @@ async def relay_answer(exchange: Exchange, connection: Connection, settings: Rel
 async def comfort(exchange: Exchange) -> None:
     """Tells the caller of a silent stream that it is being worked on: routers cut what is silent for long."""
     exchange.quiet_since = asyncio.get_running_loop().time()
-    if not exchange.headers_sent:
-        await send_start(exchange, 200, _STREAM_HEADERS)
-    await exchange.send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
+    await _pass_on(exchange, _WAITING, event=False)
 
 
-async def send_start(exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    """Sends status and headers, with the ids that every answer carries."""
+def begin_answer(exchange: Exchange, status: int, lines: bytes, length: int | None = None) -> None:
+    """Begins the answer with header `lines` and the ids that every answer carries; `length` is None for a stream."""
     exchange.status = status
-    exchange.headers_sent = True
-    ids = [(b"x-request-id", exchange.public_id), (b"x-tidegate-request-id", exchange.request_id.encode())]
-    await exchange.send({"type": "http.response.start", "status": status, "headers": [*headers, *ids]})
+    ids = b"x-request-id: %s\r\nx-tidegate-request-id: %s\r\n" % (exchange.public_id, exchange.request_id.encode())
+    exchange.call.start(status, lines + ids, length)
 
 
 async def send_last(exchange: Exchange, body: bytes) -> None:
     """Sends the last bytes of the answer; from here on a hang-up no longer matters."""
     exchange.sent_last = True
-    await exchange.send({"type": "http.response.body", "body": body, "more_body": False})
+    if exchange.call.blocked:
+        await exchange.call.writable()
+    exchange.call.end(body)
 
 
 async def _relay_whole(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
     body = await connection.read_all(settings.max_answer_bytes)
-    if exchange.headers_sent:
+    if exchange.call.started:
         raise UpstreamBroken("the model server sent a whole answer where a stream was asked for")
     dialect = exchange.operation.dialect
     exchange.usage = dialect.read_answer(body)
@@ -78,7 +76,7 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     if exchange.citations is not None:
         body = cite_answer(body, exchange.citations)
     exchange.mark_first_byte()
-    await send_start(exchange, connection.status, _headers(connection, len(body)))
+    begin_answer(exchange, connection.status, _lines(connection), len(body))
     await send_last(exchange, body)
 
 
@@ -87,11 +85,11 @@ async def _relay_error(exchange: Exchange, connection: Connection, settings: Rel
     body = await connection.read_all(settings.max_answer_bytes)
     exchange.usage = Usage(source=UsageSource.COUNTED)
     error = error_in(body, connection.status)
-    if exchange.headers_sent or not is_error_object(body):
+    if exchange.call.started or not is_error_object(body):
         raise UpstreamRejected(connection.status, error)
     exchange.error = UpstreamRejected(connection.status, error)
     exchange.outcome = Outcome.UPSTREAM_REFUSED
-    await send_start(exchange, connection.status, [*_headers(connection, len(body)), (b"x-should-retry", b"false")])
+    begin_answer(exchange, connection.status, _lines(connection) + b"x-should-retry: false\r\n", len(body))
     await send_last(exchange, body)
 
 
@@ -129,12 +127,18 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
 
 async def _pass_on(exchange: Exchange, data: bytes, *, event: bool = True, last: bool = False) -> None:
     """Passes on whole events, or only comments where `event` is false."""
-    if not exchange.headers_sent:
-        await send_start(exchange, 200, _STREAM_HEADERS)
+    call = exchange.call
+    if not call.started:
+        begin_answer(exchange, 200, _STREAM_LINES)
     if event:
         exchange.mark_first_byte()
     exchange.sent_last = last
-    await exchange.send({"type": "http.response.body", "body": data, "more_body": not last})
+    if call.blocked:
+        await call.writable()
+    if last:
+        call.end(data)
+    else:
+        call.write(data)
 
 
 async def _await_end(connection: Connection, *, wanted: bool) -> None:
@@ -148,6 +152,5 @@ async def _await_end(connection: Connection, *, wanted: bool) -> None:
         connection.close()
 
 
-def _headers(connection: Connection, length: int) -> list[tuple[bytes, bytes]]:
-    kept = [(name, value) for name, value in connection.headers if name in ANSWER_HEADERS]
-    return [*kept, (b"content-length", b"%d" % length)]
+def _lines(connection: Connection) -> bytes:
+    return b"".join([b"%s: %s\r\n" % item for item in connection.headers if item[0] in ANSWER_HEADERS])

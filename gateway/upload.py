@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from gateway.exchange import Exchange, Message
+from gateway.exchange import Exchange
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused
 from guardrails.engine.texts import screen_text
@@ -189,15 +189,15 @@ class Upload:
 
     async def _receive(self) -> bytes:
         self._exchange.due = min(self._loop.time() + self._patience_s, self.deadline)
-        message: Message = await self._exchange.receive()
+        message = await self._exchange.call.receive()
         if message["type"] != "http.request":
             raise ClientGone("the caller hung up before the body was complete")
-        data: bytes = message.get("body", b"")
+        data: bytes = message["body"]
         self._size += len(data)
         if self._size > self._most_bytes:
             raise BodyTooLarge(f"The form is larger than the {self._most_bytes} bytes allowed.")
         self._form.feed(data)
-        self.more = bool(message.get("more_body"))
+        self.more = bool(message["more_body"])
         if not self.more:
             self._form.finish()
             self._exchange.due = self.deadline

@@ -300,6 +300,20 @@ class UpstreamMisconfigured(UpstreamError):
     again = Again.NEVER
 
 
+class Stopping(TidegateError):
+    """This process is being stopped or replaced; another serves the request, or the next process does."""
+
+    status = 503
+    code = "stopping"
+    retryable = True
+    log_level = "info"
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Adds `retry-after`."""
+        return [*super().headers, ("retry-after", "1")]
+
+
 class Overloaded(TidegateError):
     """This gateway process has no room; another, or a second later, may."""
 
@@ -355,10 +369,9 @@ def error_object(error: TidegateError) -> dict[str, dict[str, Any]]:
 
 
 def render(error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and JSON body of `error`; the only place an error becomes an answer."""
+    """Status, headers but for the length, and JSON body of `error`; the only place an error becomes an answer."""
     body = json.dumps(error_object(error)).encode()
-    headers = [("content-type", "application/json"), ("content-length", str(len(body))), *error.headers]
-    return error.status, headers, body
+    return error.status, [("content-type", "application/json"), *error.headers], body
 
 
 def render_event(error: TidegateError) -> bytes:

@@ -1,12 +1,10 @@
 """FastAPI as the gateway uses it: routes from the table, keys checked, errors in OpenAI's shape."""
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Depends, FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from gateway.api.routes import ROUTES, Route
 from gateway.auth.callers import Callers, credential
@@ -16,13 +14,9 @@ from tidegate import __version__
 from tidegate.serving.http import NO_TELEMETRY, add_errors
 from tidegate.telemetry.logs import JsonLog
 
-RawApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-RawApps = Mapping[str, RawApp]
-"""Path template to the ASGI application that serves it without FastAPI."""
 
-
-def build_http(source: SnapshotSource, callers: Callers, raw: RawApps, services: ServiceRelay, log: JsonLog) -> FastAPI:
-    """The FastAPI side of the gateway; `raw` serves the hot paths and the tools when they are reached through it."""
+def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay, log: JsonLog) -> FastAPI:
+    """The FastAPI side of the gateway; hot paths and tools are in its documentation, but never reach it."""
     app = FastAPI(
         title="Tidegate",
         version=__version__,
@@ -44,7 +38,7 @@ def build_http(source: SnapshotSource, callers: Callers, raw: RawApps, services:
         relayed = services.endpoint(route.path, route.service, upload=route.upload) if route.service else None
         app.add_api_route(
             route.path,
-            route.endpoint or relayed or _handing_over(raw[route.path]),
+            route.endpoint or relayed or _served_before,
             methods=[route.method],
             summary=route.summary,
             tags=[route.tag],
@@ -59,22 +53,8 @@ def build_http(source: SnapshotSource, callers: Callers, raw: RawApps, services:
     return app
 
 
-def _handing_over(app: RawApp) -> Callable[[], Response]:
-    def endpoint() -> Response:
-        return _HandedOver(app)
-
-    return endpoint
-
-
-class _HandedOver(Response):
-    """Hands the request over to an ASGI application, which authenticates it like any other."""
-
-    def __init__(self, handler: RawApp) -> None:
-        super().__init__()
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._handler(scope, receive, send)
+def _served_before() -> Response:
+    raise AssertionError("the gateway serves this path before FastAPI sees it")
 
 
 def _add_security_scheme(app: FastAPI) -> None:

@@ -36,9 +36,7 @@ class Anthropic:
     def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
         """See `Dialect.render`."""
         status, headers, _ = render(error)
-        body = json.dumps(_error(error)).encode()
-        others = [header for header in headers if header[0] != "content-length"]
-        return status, [*others, ("content-length", str(len(body)))], body
+        return status, headers, json.dumps(_error(error)).encode()
 
     def render_event(self, error: TidegateError) -> bytes:
         """See `Dialect.render_event`."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.auth.callers import Callers
-from gateway.exchange import Message, Receive, Scope, Send
 from gateway.mcp.federation import Federation
 from gateway.mcp.visit import VISIT, Visit
 from gateway.snapshot import SnapshotSource

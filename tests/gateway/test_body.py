@@ -1,6 +1,7 @@
 """A request's body on its way out: changed where it must be, not copied where it need not be."""
 
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -8,17 +9,14 @@ from gateway.api import chat_completions
 from gateway.body import prepare, read_request
 from gateway.exchange import Exchange
 from gateway.snapshot import Snapshot
+from tidegate.serving.call import Call
 
 LARGE = b'{"model":"m","stream":true,"messages":[{"content":"' + b"a" * 5_000_000 + b'"}]}'
 
 
-async def _never(*_: Any) -> Any:
-    raise AssertionError("nothing is received or sent here")
-
-
 def prepared(body: bytes, upstream_model: str = "m") -> Exchange:
-    scope = {"path": "/v1/chat/completions", "headers": []}
-    exchange = Exchange(scope, _never, _never, Snapshot(1, {}, {}, {}, {}), chat_completions.OPERATION)
+    call = cast(Call, SimpleNamespace(path="/v1/chat/completions", fields={}))  # nothing is received or sent here
+    exchange = Exchange(call, Snapshot(1, {}, {}, {}, {}), chat_completions.OPERATION)
     exchange.body, exchange.request = body, read_request(body)
     exchange.stream = bool(exchange.request.stream)
     prepare(exchange, upstream_model)

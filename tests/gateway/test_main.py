@@ -21,4 +21,4 @@ def test_a_port_in_use_is_named(own_gateway: Any, taken: str) -> None:
 def test_start_up_and_stop_are_logged_and_clean(own_gateway: Any) -> None:
     gateway = own_gateway()
     assert gateway.process.stop() == 0
-    assert [line["event"] for line in gateway.log_lines()] == ["serving", "stopped"]
+    assert [line["event"] for line in gateway.log_lines()] == ["serving", "draining", "stopped"]

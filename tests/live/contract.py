@@ -156,7 +156,11 @@ def asynchronous(client: OpenAI) -> Any:
 
 def completion(client: OpenAI) -> Any:
     """A plain completion with log probabilities and echo."""
-    return shape(client.completions.create(model=MODEL, prompt=["One", "Two"], max_tokens=3, temperature=0, logprobs=1, echo=True))
+    return shape(
+        client.completions.create(
+            model=MODEL, prompt=["One", "Two"], max_tokens=3, temperature=0, logprobs=1, echo=True
+        )
+    )
 
 
 def completion_streamed(client: OpenAI) -> Any:
@@ -238,7 +242,9 @@ def message_system(client: Anthropic) -> Any:
     """A system prompt, stop sequences and blocks."""
     blocks: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Name a colour."}]}]
     return shape(
-        client.messages.create(model=MODEL, system="Be brief.", messages=blocks, max_tokens=4, temperature=0, stop_sequences=["zzz"])
+        client.messages.create(
+            model=MODEL, system="Be brief.", messages=blocks, max_tokens=4, temperature=0, stop_sequences=["zzz"]
+        )
     )
 
 

@@ -54,7 +54,10 @@ class GatewaySettings(Section):
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body, or a piece of a form")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
     max_inflight_requests: int = Field(4096, ge=1, description="Requests at once; beyond it the answer is 503")
-    shutdown_grace_s: int = Field(30, ge=0, description="Time running requests have to finish after SIGTERM")
+    drain_delay_s: float = Field(
+        0, ge=0, le=600, description="Time after SIGTERM in which all is still served, for routers to notice"
+    )
+    shutdown_grace_s: float = Field(30, ge=0, description="Time running requests have to finish after that")
 
 
 class RelaySettings(Section):
@@ -179,7 +182,8 @@ class KnowledgeSettings(Section):
         description="Kinds of documents that are read",
     )
     parser_pool: ParserPoolSettings = Field(default=ParserPoolSettings(), description="How documents are read")
-    shutdown_grace_s: int = Field(10, ge=0, description="Time running requests have to finish after SIGTERM")
+    drain_delay_s: float = Field(0, ge=0, le=600, description="Time after SIGTERM in which all is still served")
+    shutdown_grace_s: float = Field(10, ge=0, description="Time running requests have to finish after that")
 
 
 class AgentsSettings(Section):
@@ -194,7 +198,8 @@ class AgentsSettings(Section):
     max_turns: int = Field(16, ge=1, le=100, description="Most model calls of one run")
     max_tool_calls: int = Field(32, ge=1, description="Most tool calls of one run, unless the request says less")
     run_timeout_s: float = Field(600, gt=0, le=840, description="Longest time of one run")
-    shutdown_grace_s: int = Field(30, ge=0, description="Time running requests have to finish after SIGTERM")
+    drain_delay_s: float = Field(0, ge=0, le=600, description="Time after SIGTERM in which all is still served")
+    shutdown_grace_s: float = Field(30, ge=0, description="Time running requests have to finish after that")
 
 
 class McpSettings(Section):

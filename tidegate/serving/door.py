@@ -1,24 +1,22 @@
 """What every request to a service behind the gateway goes through: an internal token, a span, a log line, two metrics."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry.trace import Span, SpanKind
 from starlette.requests import Request
+from starlette.types import Message
 
 from tidegate.errors import TidegateError
 from tidegate.identity import Caller, TokenRefused, Verifier
+from tidegate.serving.call import Call
 from tidegate.serving.http import NO_TELEMETRY, add_errors, answer
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
 
 
 def caller_of(request: Request) -> Caller:
@@ -43,7 +41,7 @@ def build_app(title: str, log: JsonLog) -> FastAPI:
 
 
 class Door:
-    """The ASGI application in front of all routes of a service behind the gateway."""
+    """What stands in front of all routes of a service behind the gateway."""
 
     def __init__(self, app: FastAPI, verifier: Verifier, tracing: Tracing, metrics: Metrics, log: JsonLog) -> None:
         self._app = app
@@ -61,23 +59,23 @@ class Door:
         """Why no request should be sent here; None if all is well."""
         return "stopping" if self._stopping else None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            return
+    def cut(self) -> None:
+        """Nothing here knows last words: calls are cancelled, and say what they have to say then."""
+
+    async def __call__(self, call: Call) -> None:
+        """One request."""
         began, status = time.perf_counter(), 0
-        headers = dict(scope["headers"])
-        span = self._span(headers)
+        span, scope = self._span(call.fields), call.scope()
         scope["state"] = {"span": span, "caller": None}
 
         async def note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            await call.send(message)
 
         try:
-            await self._authenticated(scope, headers)(scope, receive, note_status)
+            await self._authenticated(scope, call.fields)(scope, call.receive, note_status)
         finally:
             self._note(scope, span, status, time.perf_counter() - began)
 

@@ -173,6 +173,7 @@ def management(not_ready: Callable[[], str | None], metrics: Metrics) -> FastAPI
     app.state.not_ready = not_ready
 
     async def render_metrics(request: Request) -> Response:
+        metrics.fold()
         return Response(await asyncio.to_thread(metrics.render), media_type=CONTENT_TYPE_LATEST)
 
     app.add_api_route("/healthz", healthz, response_model=None)

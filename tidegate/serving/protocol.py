@@ -1,127 +1,269 @@
-"""HTTP/1.1 as every port of ours speaks it: uvicorn's protocol with bounds, and without what two servers may read in two ways.
+"""HTTP/1.1 as every port of ours speaks it: httptools' parser, bounds, and nothing that two servers may read in two ways.
 
 Refused before any application sees them: heads that are too large or too slow, transfer codings other than one `chunked`,
 none or several `host`. Trailers are dropped: they must not become headers. Source: RFC 9112 sections 3.2, 6.1 and 7.1.2.
+Requests that come before the last is answered wait, unread, for their turn. An upgrade is not taken up.
 """
 
 import asyncio
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
 
 from tidegate.errors import HeadTimeout, HeadTooLarge, InvalidRequest, TidegateError, render
+from tidegate.serving.call import Call, header_lines
+
+if TYPE_CHECKING:
+    from tidegate.serving.server import Server
 
 MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 128
 HEAD_TIMEOUT_S = 30.0
-ABORT = "tidegate.abort"
-"""ASGI extension: `now` ends the connection without waiting for a caller who takes nothing."""
+LINGER_S = 2.0
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
-class StrictHttp(HttpToolsProtocol):
+class Http1(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    __slots__ = (
+        "_deaf", "_drained", "_fields_bytes", "_headers", "_idle_bytes", "_in_head", "_lingers", "_parser", "_queue",
+        "_reading", "_reading_paused", "_refusal", "_serving", "_since", "_target", "_untaken_bytes", "loop", "server",
+        "transport", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.loop = server.loop
+        self.transport: asyncio.Transport
+        self.write_paused = False
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        # or what comes behind a request that says `connection: close` would fail that request
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._fields_bytes = 0
+        self._target = b""
         self._in_head = True
+        self._since = self.loop.time()
+        """Loop time since when a head, or the next request, is waited for."""
         self._idle_bytes = 0
         """Bytes since there was last something for an application: of a head, of trailers, of chunks that hold nothing."""
         self._untaken_bytes = 0
         """Of an answer, when it was last looked."""
+        self._serving: Call | None = None
+        self._reading: Call | None = None
+        """The call whose body comes now, or came last."""
+        self._queue: deque[Call] = deque()
+        self._reading_paused = self._deaf = self._lingers = False
         self._refusal: TidegateError | None = None
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Future[None] | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        super().connection_made(transport)
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
+        self.server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._stop_timer()
-        super().connection_lost(exc)
+        self.server.connections.discard(self)
+        self._deaf = True
+        for call in (self._serving, *self._queue):
+            if call is not None:
+                call.hang_up()
+        self._serving = self._reading = None
+        self._queue.clear()
+        self._parser = None  # it holds this object
+        self.resume_writing()
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol; the transport closes itself."""
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
+        if self._deaf or self._parser is None:
+            return
         self._idle_bytes += len(data)
-        super().data_received(data)
-        if self._idle_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True
+            if self._reading is not None:
+                self._reading.keep_alive = False
+        except httptools.HttpParserError:
+            self._refuse(self._refusal or InvalidRequest("This is not a valid HTTP request."))
+        if self._idle_bytes > MAX_HEAD_BYTES and not self._deaf:
             self._refuse(HeadTooLarge(f"The head of the request, or what is no body, exceeds {MAX_HEAD_BYTES} bytes."))
-        elif self._in_head and self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self.write_paused = False
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- httptools ------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """See httptools."""
-        self._in_head = True
-        super().on_message_begin()
+        self._in_head, self._since = True, self.loop.time()
+        self._headers, self._fields_bytes, self._target = [], 0, b""
+
+    def on_url(self, url: bytes) -> None:
+        """See httptools."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """See httptools."""
+        self._fields_bytes += len(name) + len(value)
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """See httptools; what is raised here ends in `send_400_response`."""
+        """See httptools; what is raised here ends in `_refuse`."""
         self._in_head, self._idle_bytes = False, 0
-        self._stop_timer()
-        self._refusal = self._fault()
+        headers, parser = self._headers, self._parser
+        assert parser is not None  # noqa: S101 - it calls
+        self._headers = []  # trailers end here
+        fields, modern = dict(headers), parser.get_http_version() == "1.1"
+        self._refusal = self._fault(headers, fields, modern)
         if self._refusal is not None:
             raise self._refusal
-        self.scope["extensions"] = {ABORT: {"now": self.transport.abort}}
-        super().on_headers_complete()
-        self.headers = []  # trailers end here
+        call = self._reading = Call(
+            self,
+            parser.get_method().decode("ascii"),
+            self._target,
+            headers,
+            fields,
+            modern=modern,
+            keep_alive=modern and parser.should_keep_alive(),
+        )
+        if self._serving is None:
+            self._serving = call
+            self.server.begin(call)
+        else:
+            self._queue.append(call)
+            self.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._idle_bytes = 0
-        super().on_body(body)
+        if self._reading is not None and not self._reading.answered:
+            self._reading.feed(body)
 
-    def send_400_response(self, msg: str) -> None:
-        """See uvicorn: the refusal in OpenAI's shape, and the end of the connection."""
-        self._refuse(self._refusal or InvalidRequest("This is not a valid HTTP request."))
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        if self._reading is not None and self._reading.more:
+            self._reading.end_body()
 
-    def timeout_keep_alive_handler(self) -> None:
-        """See uvicorn: the connection is idle. One whose caller takes nothing of the last answer is ended, not waited for."""
-        left = self.transport.get_write_buffer_size()
-        if not left:
-            super().timeout_keep_alive_handler()
-        elif left == self._untaken_bytes:
-            self.transport.abort()
-        else:
-            self._untaken_bytes = left
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+    # -- what calls and the server ask for ------------------------------------------------------------------------
 
-    def _fault(self) -> TidegateError | None:
-        headers = self.headers
-        if len(headers) > MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > MAX_HEAD_BYTES:
+    def pause_reading(self) -> None:
+        """Leaves what comes with the kernel, and so with the caller."""
+        if not self._reading_paused and not self.transport.is_closing():
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Goes on reading, unless requests wait for their turn."""
+        if self._reading_paused and not self._queue and not self.transport.is_closing():
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    async def writable(self) -> None:
+        """Waits until the caller takes what was written, or has gone."""
+        while self.write_paused:
+            self._drained = self.loop.create_future()
+            await self._drained
+
+    def on_answered(self, call: Call) -> None:
+        """The answer is complete: on to the next request, or the end of the connection."""
+        self._serving = None
+        self._since, self._untaken_bytes = self.loop.time(), 0
+        if not call.keep_alive:
+            self._end(unread=call.more)
+            return
+        if self._queue:
+            self._serving = self._queue.popleft()
+            self.server.begin(self._serving)
+        if self._reading_paused:
+            self.resume_reading()
+
+    def _end(self, *, unread: bool) -> None:
+        """Closes; but while a body still comes in, a closed socket would reset what the caller has yet to read."""
+        self._deaf = True
+        if not unread:
+            self.transport.close()
+            return
+        self._lingers = True
+        self._reading_paused = False
+        self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def look(self, now: float, keep_alive_s: float) -> None:
+        """For the server, every now and then: ends what has waited for too long."""
+        if self._serving is not None or self.transport.is_closing():
+            return
+        waited_s = now - self._since
+        if self._lingers:
+            if waited_s > LINGER_S:
+                self.transport.abort()
+        elif self._in_head:
+            if waited_s > HEAD_TIMEOUT_S and self._idle_bytes:
+                self._refuse(HeadTimeout("The head of the request did not arrive in time."))
+            elif waited_s > HEAD_TIMEOUT_S:
+                self.transport.close()  # nobody has asked for anything
+        elif waited_s > keep_alive_s:
+            left = self.transport.get_write_buffer_size()
+            if left and left != self._untaken_bytes:  # of the last answer: its caller is slow, but takes it
+                self._since, self._untaken_bytes = now, left
+            elif left:
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    def close_if_idle(self) -> None:
+        """Ends a connection on which nothing is asked."""
+        if self._serving is None:
+            self.transport.close()
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _fault(
+        self, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], modern: bool
+    ) -> TidegateError | None:
+        if len(headers) > MAX_HEADERS or self._fields_bytes > MAX_HEAD_BYTES:
             return HeadTooLarge(
                 f"The head of the request has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes."
             )
-        modern = self.parser.get_http_version() == "1.1"
-        codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
-        if codings and not (codings == [b"chunked"] and modern):
-            return InvalidRequest("The only transfer coding taken is one `chunked`, in HTTP/1.1.")
-        hosts = sum(name == b"host" for name, _ in headers)
-        if hosts > 1 or (modern and not hosts):
+        if modern and b"host" not in fields:
             return InvalidRequest("The request must have one `host` header.")
+        coding = fields.get(b"transfer-encoding")
+        if coding is not None and not (modern and coding.strip().lower() == b"chunked"):
+            return InvalidRequest("The only transfer coding taken is one `chunked`, in HTTP/1.1.")
+        if len(fields) < len(headers):
+            names = [name for name, _ in headers]
+            if names.count(b"host") > 1 or names.count(b"transfer-encoding") > 1:
+                return InvalidRequest("The request must have one `host` header, and one `transfer-encoding` at most.")
         return None
 
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if not self._in_head or self.transport.is_closing():
-            return
-        if self._idle_bytes:
-            self._refuse(HeadTimeout("The head of the request did not arrive in time."))
-        else:
-            self.transport.close()  # nobody has asked for anything
-
     def _refuse(self, error: TidegateError) -> None:
+        """The end of the connection, told in OpenAI's shape; after the answers that can still be given."""
+        self._deaf = True
+        serving, reading = self._serving, self._reading
+        if serving is not None and (serving is not reading or not reading.more):
+            if self._queue and self._queue[-1].more:
+                self._queue.pop()
+            (serving, *self._queue)[-1].keep_alive = False
+            return
+        if serving is not None and serving.started:
+            self.transport.close()
+            return
         status, headers, body = render(error)
-        lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers)
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\n%sconnection: close\r\n\r\n%s" % (status, _REASONS[status], lines, body)
-        )
+        head = b"HTTP/1.1 %d %s\r\n%s" % (status, _REASONS[status], header_lines(headers))
+        self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (head, len(body), body))
         self.transport.close()
-
-    def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None

@@ -1,4 +1,15 @@
-"""A service as a process: command line, settings, a public and a management port, until SIGTERM or SIGINT."""
+"""A service as a process: command line, settings, a public and a management port, until SIGTERM or SIGINT.
+
+Stopping, step by step:
+
+1. `/readyz` fails and answers say `connection: close`; everything is still served for `drain_delay_s`, since routers need
+   time to notice.
+2. New requests are refused with 503 and `retry-after`; the port stays open, for a refused connection tells a caller less.
+   Requests under way have until `shutdown_grace_s` to finish.
+3. What is left is cut: a stream gets a last event that says so.
+
+A second signal goes on to the next step at once.
+"""
 
 import argparse
 import asyncio
@@ -6,32 +17,36 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import uvicorn
-
 from tidegate.config.load import load
 from tidegate.config.settings import Settings
 from tidegate.errors import OperatorError
-from tidegate.serving.protocol import StrictHttp
+from tidegate.serving.call import Call
+from tidegate.serving.server import App, Server, asgi
 from tidegate.telemetry.logs import JsonLog
 
 _BACKLOG = 2048
 _SEND_BYTES = 131_072
+_LAST_WORDS_S = 3.0
 
 
 class Service(Protocol):
-    """An ASGI application that can be told that it will stop."""
+    """What answers on the public port, and can be told that the process will stop."""
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See ASGI."""
+    def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
+        """One request."""
+        ...
 
     def stop(self) -> None:
         """From here on it reports that it is not ready."""
+
+    def cut(self) -> None:
+        """Ends what is under way, with last words where its callers understand some."""
 
 
 Build = Callable[[Settings, JsonLog], AbstractAsyncContextManager[tuple[Service, Any]]]
@@ -60,67 +75,77 @@ def main(
 async def _serve_built(name: str, build: Build, settings: Settings, log: JsonLog) -> None:
     options = getattr(settings, name)
     async with build(settings, log) as (service, management):
-        await serve(
-            Door(service, f"{name}.port", options.host, options.port),
-            Door(management, f"{name}.management_port", options.management_host, options.management_port),
-            keep_alive_s=settings.gateway.keep_alive_s,
-            grace_s=options.shutdown_grace_s,
-            stopping=service.stop,
-            log=log,
-        )
+        public = Door(service, f"{name}.port", options.host, options.port)
+        probes = Door(asgi(management), f"{name}.management_port", options.management_host, options.management_port)
+        await serve(public, probes, service, options, keep_alive_s=settings.gateway.keep_alive_s, log=log)
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
     """Where an application listens; `setting` is the name of the port's setting, for error messages."""
 
-    app: Any
+    app: App
     setting: str
     host: str
     port: int
 
 
-class _Server(uvicorn.Server):
-    """Signals are handled once, for both servers, by `serve`."""
+class Patience(Protocol):
+    """How long stopping may take."""
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
+    drain_delay_s: float
+    shutdown_grace_s: float
 
 
 async def serve(
-    public: Door,
-    management: Door,
-    *,
-    keep_alive_s: int,
-    grace_s: int,
-    stopping: Callable[[], None],
-    log: JsonLog,
+    public: Door, management: Door, service: Service, patience: Patience, *, keep_alive_s: int, log: JsonLog
 ) -> None:
-    """Serves until a signal, calls `stopping`, then lets running requests finish for up to `grace_s`.
+    """Serves until a signal, then stops as the module says.
 
     Raises:
         OperatorError: a port cannot be listened on.
     """
-    doors = (public, management)
-    sockets = [_listen(door) for door in doors]
-    public_server, management_server = (_server(door.app, keep_alive_s, grace_s) for door in doors)
+    listeners = [_listen(door) for door in (public, management)]
+    server, probes = (Server(door.app, log, keep_alive_s=keep_alive_s) for door in (public, management))
+    for each, listener in zip((server, probes), listeners, strict=True):
+        await each.listen(listener)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
-
-    def stop() -> None:
-        stopping()
-        public_server.should_exit = management_server.should_exit = True
-
-    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
     log.write("info", "serving", public=f"{public.host}:{public.port}", management_port=management.port)
-    management_task = asyncio.ensure_future(management_server.serve([sockets[1]]))
-    await public_server.serve([sockets[0]])
-    management_server.should_exit = True
-    await management_task
+    await signals.get()
+    await _drain(server, service, patience, signals, log)
+    await server.close()
+    await probes.close()
     log.write("info", "stopped")
+
+
+async def _drain(
+    server: Server, service: Service, patience: Patience, signals: asyncio.Queue[None], log: JsonLog
+) -> None:
+    service.stop()
+    server.closing = True
+    log.write("info", "draining", requests=len(server.calls), delay_s=patience.drain_delay_s)
+    await _unless(signals, asyncio.sleep(patience.drain_delay_s))
+    server.refusing = True
+    await _unless(signals, server.wait_until_idle(patience.shutdown_grace_s))
+    if server.calls:
+        log.write("warning", "cut", requests=len(server.calls))
+        service.cut()
+        if not await server.wait_until_idle(_LAST_WORDS_S):
+            server.cut()
+            await server.wait_until_idle(_LAST_WORDS_S)
+
+
+async def _unless(signals: asyncio.Queue[None], step: Coroutine[Any, Any, Any]) -> None:
+    """`step`, unless there is another signal before it has ended."""
+    tasks = [asyncio.ensure_future(step), asyncio.ensure_future(signals.get())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _listen(door: Door) -> socket.socket:
@@ -136,21 +161,3 @@ def _listen(door: Door) -> socket.socket:
         raise OperatorError(
             f"{door.setting}: {door.host}:{door.port} cannot be listened on: {error.strerror}"
         ) from error
-
-
-def _server(app: Any, keep_alive_s: int, grace_s: int) -> _Server:
-    return _Server(
-        uvicorn.Config(
-            app,
-            loop="none",
-            http=StrictHttp,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=keep_alive_s,
-            timeout_graceful_shutdown=grace_s,
-        )
-    )

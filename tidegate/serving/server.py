@@ -1,0 +1,141 @@
+"""A port: its connections and the calls on them, and how they end when the process stops.
+
+Stopping has three steps, each begun by the one who runs the process: answers say `connection: close`, so that callers and
+routers open their next connection elsewhere; new requests are refused; what is left is cut.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tidegate.errors import Stopping, TidegateError, render
+from tidegate.serving.call import Call, header_lines
+from tidegate.serving.protocol import Http1
+from tidegate.telemetry.logs import JsonLog
+
+_LOOK_EVERY_S = 1.0
+_LAST_BYTES_S, _LAST_BYTES_POLLS = 1.0, 50
+App = Callable[[Call], Awaitable[None]]
+
+
+def asgi(app: Any) -> App:
+    """An ASGI application as one that takes calls."""
+
+    async def serve(call: Call) -> None:
+        await app(call.scope(), call.receive, call.send)
+
+    return serve
+
+
+class Server:
+    """One listening port."""
+
+    def __init__(self, app: App, log: JsonLog, *, keep_alive_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[Http1] = set()
+        self.calls: set[Call] = set()
+        self.closing = False
+        """Answers end their connections."""
+        self.refusing = False
+        """New requests are refused."""
+        self._app = app
+        self._log = log
+        self._keep_alive_s = keep_alive_s
+        self._idle = asyncio.Event()
+        self._listener: asyncio.Server | None = None
+        self._looker: asyncio.TimerHandle | None = None
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Serves what comes in on `listener`."""
+        self._listener = await self.loop.create_server(lambda: Http1(self), sock=listener)
+        self._looker = self.loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def begin(self, call: Call) -> None:
+        """For the protocol: a request's turn has come."""
+        if self.refusing:
+            self.calls.add(call)
+            self.answer(
+                call, Stopping("This gateway is stopping. Another one, or this one in a moment, will serve you.")
+            )
+            self._ended(call)
+            return
+        self.calls.add(call)
+        call.task = self.loop.create_task(self._run(call))
+
+    async def _run(self, call: Call) -> None:
+        try:
+            await self._app(call)
+            if not call.answered and not call.gone:
+                self._log.write("error", "defect", error="an answer was not completed")
+                self._fail(call)
+        except asyncio.CancelledError:
+            self._fail(call)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task; the connection must end
+            self._log.write("error", "defect", error=type(error).__name__, where="an application")
+            self._fail(call)
+        finally:
+            self._ended(call)
+
+    def _ended(self, call: Call) -> None:
+        self.calls.discard(call)
+        call.task = call.on_gone = None
+        if not self.calls:
+            self._idle.set()
+
+    def _fail(self, call: Call) -> None:
+        """The last words to a caller whose call failed: an error if nothing was said yet, else the end."""
+        if call.answered or call.gone:
+            return
+        if call.started:
+            call.abort()
+        else:
+            self.answer(call, TidegateError("The service failed."))
+
+    @staticmethod
+    def answer(call: Call, error: TidegateError) -> None:
+        """Answers with `error`, and ends the connection."""
+        status, headers, body = render(error)
+        call.keep_alive = False
+        call.start(status, header_lines(headers), len(body))
+        call.end(body)
+
+    async def wait_until_idle(self, seconds: float) -> bool:
+        """Waits until no call is under way; whether that came true in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.calls:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def cut(self) -> None:
+        """Cancels every call that is under way."""
+        for call in list(self.calls):
+            if call.task is not None:
+                call.task.cancel()
+
+    async def close(self) -> None:
+        """The end: nothing is listened for any more, and idle connections are closed."""
+        self.closing = self.refusing = True
+        if self._looker is not None:
+            self._looker.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+        for _ in range(_LAST_BYTES_POLLS):  # answers that are complete may still be on their way to slow callers
+            if not self.connections:
+                return
+            await asyncio.sleep(_LAST_BYTES_S / _LAST_BYTES_POLLS)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.look(now, self._keep_alive_s)
+        self._looker = self.loop.call_later(_LOOK_EVERY_S, self._look)
