@@ -51,11 +51,12 @@ class Stream(Protocol):
     cut: bool
     """A guardrail has ended it; what the model server still sends is not wanted."""
 
-    def take(self, event: bytes, out: list[bytes]) -> None:
-        """Adds to `out` what may go to the caller now that `event` is here.
+    def take(self, events: Sequence[bytes], out: list[bytes]) -> None:
+        """Adds to `out` what may go to the caller now that `events` are here; those after the last one are left.
 
         Raises:
-            UpstreamError: the event cannot be read, is an error, or ends the stream too early.
+            UpstreamError: an event cannot be read, is an error, or ends the stream too early; what came before it is in
+                `out`.
         """
 
     def is_usual(self, event: bytes) -> bool:

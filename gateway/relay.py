@@ -97,22 +97,25 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
     pick, splitter = exchange.pick, Splitter(settings.max_event_bytes)
     assert pick is not None  # noqa: S101
     stream = exchange.operation.dialect.open_stream(exchange)
-    while data := await connection.read():
-        if not splitter.rest and stream.is_usual(data):  # one event, as it comes when the model server takes its time
-            pick.replica.progress_at = connection.moved()
-            await _pass_on(exchange, data)
-            continue
+
+    def pass_frame(frame: bytes, event: bytes) -> bool:
+        if splitter.rest or exchange.call.blocked or not stream.is_usual(event):
+            return False
+        exchange.call.write_frame(frame)
+        pick.replica.progress_at = connection.moved()
+        return True
+
+    while pieces := await connection.read_pieces():
         out: list[bytes] = []
         events = stream.events
         try:
-            for event in splitter.feed(data):
-                stream.take(event, out)
-                if stream.done:
-                    await _pass_on(exchange, b"".join(out), last=True)
-                    await _await_end(connection, wanted=not stream.cut)
-                    return
+            stream.take(splitter.feed(pieces), out)
+            if stream.done:
+                await _pass_on(exchange, b"".join(out), last=True)
+                await _await_end(connection, wanted=not stream.cut)
+                return
         finally:
-            data = b""  # a slow reader may take long now, and nothing should be held twice meanwhile
+            pieces = []  # a slow reader may take long now, and nothing should be held twice meanwhile
             if out and not stream.done:  # also before an error: what was good is passed on first
                 good = b"".join(out)
                 out.clear()
@@ -120,6 +123,8 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
             if stream.events > events:
                 pick.replica.progress_at = connection.moved()
         splitter.check()
+        if exchange.call.chunked and exchange.ttft_s is not None:
+            connection.on_frame = pass_frame
     raise UpstreamBroken(
         "the model server ended its stream without saying that it is complete", code="upstream_incomplete"
     )

@@ -19,11 +19,13 @@ from tidegate.errors import AnswerTooLarge, UpstreamBroken, UpstreamError, Upstr
 _HIGH_WATER = 65_536
 _SOCKET_BYTES = 65_536  # what the kernel may hold as well; left alone, it takes up to 6 MB for a reader who is slow
 _MAX_HEAD_BYTES = 65_536
+_LONGEST_SIZE = 8  # digits of a chunk's length, and its line end
 _SMALL_BYTES = 16_384  # copying this much is cheaper than a second buffer
 
 
 Buffer = bytes | memoryview
 OnQuiet = Callable[[], Awaitable[None]]
+OnFrame = Callable[[bytes, bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +46,9 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_body_bytes",
-        "_deadlines",
-        "_head_bytes",
-        "_keep_alive",
-        "_limit",
-        "_loop",
-        "_moved",
-        "_on_quiet",
-        "_parser",
-        "_patience",
-        "_paused",
-        "_quiet",
-        "_transport",
-        "_waiter",
-        "_write_paused",
-        "chunks",
-        "complete",
-        "due",
-        "error",
-        "headers",
-        "idle_since",
-        "reused",
-        "status",
+        "_between", "_body_bytes", "_deadlines", "_head_bytes", "_keep_alive", "_limit", "_loop", "_moved", "_on_quiet",
+        "_parser", "_patience", "_paused", "_quiet", "_transport", "_waiter", "_write_paused", "chunks", "complete", "due",
+        "error", "headers", "idle_since", "on_body", "on_frame", "reused", "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
@@ -85,8 +67,15 @@ class Connection(asyncio.Protocol):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
+        """Of the body, as the parser gives them out: a burst is many."""
+        self.on_body = self.chunks.append
         self.complete = False
         self.error: UpstreamError | None = None
+        self.on_frame: OnFrame | None = None
+        """Offered a whole HTTP chunk with one event in it, and that event; it is done with where the answer is True, else it
+        is read as usual. Offered only while everything before has been read."""
+        self._between = False
+        """The parser stands between two chunks, so that it need not see the next one."""
 
     # -- what the relay calls -------------------------------------------------------------------------------------
 
@@ -102,10 +91,11 @@ class Connection(asyncio.Protocol):
         It has been quiet for `quiet_for_s` already.
         """
         self.status, self.headers, self.chunks = 0, [], []
+        self.on_body = self.chunks.append
         self.complete, self.error, self._moved = False, None, False
         self._head_bytes = self._body_bytes = 0
         self._parser = httptools.HttpResponseParser(self)
-        self._patience, self._on_quiet = patience, on_quiet
+        self._patience, self._on_quiet, self.on_frame, self._between = patience, on_quiet, None, False
         self._wait_at_most(patience.first_s, quiet_for_s)
         self._deadlines.add(self)
         assert self._transport is not None  # noqa: S101
@@ -152,6 +142,10 @@ class Connection(asyncio.Protocol):
             await self._wait()
 
     async def read(self) -> bytes:
+        """As `read_pieces`, in one."""
+        return b"".join(await self.read_pieces())
+
+    async def read_pieces(self) -> list[bytes]:
         """All of the body that has arrived since the last call; waits if nothing has; empty at the end.
 
         Raises:
@@ -159,7 +153,7 @@ class Connection(asyncio.Protocol):
         """
         while not self.chunks:
             if self.complete:
-                return b""
+                return []
             if self.error is not None:
                 raise self.error
             if self._paused and self._transport is not None:  # not before: what is taken may still wait for its reader
@@ -167,10 +161,10 @@ class Connection(asyncio.Protocol):
                 self._wait_at_most(self._patience.idle_s)
                 self._transport.resume_reading()
             await self._wait()
-        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks.clear()
+        pieces = self.chunks.copy()
+        self.chunks.clear()  # and not another list, for the parser appends to this one
         self._body_bytes = 0
-        return data
+        return pieces
 
     def moved(self) -> float:
         """Notes that an event has arrived: the next may take its own time. Returns the time, of the loop's clock."""
@@ -185,12 +179,12 @@ class Connection(asyncio.Protocol):
         """
         parts: list[bytes] = []
         size = 0
-        while data := await self.read():
-            size += len(data)
+        while pieces := await self.read_pieces():
+            size += sum(map(len, pieces))
             if size > max_bytes:
                 raise AnswerTooLarge("the model server's answer is larger than the gateway passes on")
-            parts.append(data)
-        return b"".join(parts)
+            parts += pieces
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def fail(self, error: UpstreamError) -> None:
         """Ends the exchange with `error` and closes the socket; the waiting reader, if any, sees it."""
@@ -202,7 +196,7 @@ class Connection(asyncio.Protocol):
     def release(self) -> bool:
         """Ends the exchange; whether the connection may be used again."""
         self._deadlines.remove(self)
-        self._on_quiet = None
+        self._on_quiet = self.on_frame = None
         if not self.complete or self.error is not None or self.is_closing or self._parser is None:
             return False
         self._parser = None
@@ -247,6 +241,8 @@ class Connection(asyncio.Protocol):
         if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
+        if self._between and not self.chunks and self._pass_frame(data):
+            return
         if not self.status:
             self._head_bytes += len(data)
         elif not self._patience.by_events:
@@ -259,10 +255,18 @@ class Connection(asyncio.Protocol):
         if not self.status and self._head_bytes > _MAX_HEAD_BYTES:
             self.fail(UpstreamBroken("the model server's answer head is too large"))
             return
+        self._body_bytes += len(data)
         if self._body_bytes > _HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+        if self._patience.by_events:
+            self._between = _ends_with_a_chunk(data, self.chunks)
         self._wake()
+
+    def _pass_frame(self, data: bytes) -> bool:
+        begin = data.find(b"\r\n", 0, _LONGEST_SIZE) + 2
+        whole = data[: begin - 2] == b"%x" % (len(data) - begin - 2) and data.endswith(b"\n\n\r\n")
+        return whole and self.on_frame is not None and self.on_frame(data, data[begin:-2])
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -302,11 +306,6 @@ class Connection(asyncio.Protocol):
         else:
             self.headers = []
 
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        self.chunks.append(body)
-        self._body_bytes += len(body)
-
     def on_message_complete(self) -> None:
         """The end of the answer."""
         if self.status and self._parser is not None:
@@ -341,3 +340,12 @@ class Connection(asyncio.Protocol):
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+
+
+def _ends_with_a_chunk(data: bytes, pieces: Sequence[bytes]) -> bool:
+    """Whether the end of `data` is the end of an HTTP chunk, of which the last piece is what the parser gave out.
+
+    A piece that only looks like that would end in what it begins with, and no event does.
+    """
+    last = pieces[-1] if pieces else b""
+    return last.startswith(b"data: ") and data.endswith(b"\n\n\r\n") and data[-len(last) - 2 : -2] == last

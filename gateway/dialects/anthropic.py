@@ -1,6 +1,7 @@
 """Anthropic's words: `/v1/messages` and `/v1/messages/count_tokens`, which vLLM speaks beside OpenAI's."""
 
 import json
+from collections.abc import Sequence
 
 from msgspec import DecodeError
 
@@ -83,8 +84,14 @@ class MessageStream:
         """See `Stream.is_usual`."""
         return False
 
-    def take(self, event: bytes, out: list[bytes]) -> None:
+    def take(self, events: Sequence[bytes], out: list[bytes]) -> None:
         """See `Stream.take`."""
+        for event in events:
+            self._take(event, out)
+            if self.done:
+                return
+
+    def _take(self, event: bytes, out: list[bytes]) -> None:
         data = data_of(event)
         if not data:
             out.append(event)

@@ -1,5 +1,7 @@
 """OpenAI's words: chat completions, completions, embeddings and what vLLM adds in the same style."""
 
+from collections.abc import Sequence
+
 from msgspec import UNSET, DecodeError
 
 from gateway.backends.vllm import REFUSES_ALL
@@ -103,12 +105,36 @@ class OpenAiStream:
         self.done = False
         self.cut = False
 
-    def take(self, event: bytes, out: list[bytes]) -> None:
-        """Adds to `out` what may go to the caller now that `event` is here.
+    def take(self, events: Sequence[bytes], out: list[bytes]) -> None:
+        """See `Stream.take`: a run of usual events is looked at as one, everything else event by event."""
+        at = 0
+        while at < len(events) and not self.done:
+            end, text = (at, None) if self._shape is None else self._shape.run_from(events, at)
+            if text is not None and self._may_pass(text):
+                self.events += end - at
+                self._exchange.pieces += end - at
+                out += events[at:end]
+                at = end
+                continue
+            for event in events[at : max(end, at + 1)]:
+                self._take(event, out)
+                at += 1
+                if self.done:
+                    return
 
-        Raises:
-            UpstreamBroken: an event that cannot be read.
-        """
+    def is_usual(self, event: bytes) -> bool:
+        """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
+        text = None if self._shape is None else self._shape.text_of(event)
+        if text is None or not self._may_pass(text):
+            return False
+        self._exchange.pieces += 1
+        return True
+
+    def _may_pass(self, text: str) -> bool:
+        shape, screen = self._shape, self._screen
+        return shape is not None and (screen is None or screen.pass_text(shape.index, shape.path, text))
+
+    def _take(self, event: bytes, out: list[bytes]) -> None:
         if self.is_usual(event):
             self.events += 1
             out.append(event)
@@ -142,17 +168,6 @@ class OpenAiStream:
         if screen.ended:
             self.cut = True
             self._finish(out, DONE)
-
-    def is_usual(self, event: bytes) -> bool:
-        """Whether `event` is a plain piece of text like those before, and may go out at once; nearly all are."""
-        shape, screen = self._shape, self._screen
-        text = None if shape is None else shape.text_of(event)
-        if shape is None or text is None:
-            return False
-        if screen is not None and not screen.pass_text(shape.index, shape.path, text):
-            return False
-        self._exchange.pieces += 1
-        return True
 
     def _note(self, chunk: Chunk, data: bytes) -> None:
         exchange = self._exchange

@@ -120,7 +120,7 @@ def _answer_in(answer: ServiceAnswer, most_bytes: int) -> RpcAnswer | None:
     """The answer to our request, alone or among the events of a stream."""
     bodies = [answer.body]
     if answer.content_type.startswith("text/event-stream"):
-        bodies = [data_of(event) for event in Splitter(most_bytes).feed(answer.body + b"\n\n")]
+        bodies = [data_of(event) for event in Splitter(most_bytes).feed([answer.body, b"\n\n"])]
     for body in bodies:
         try:
             found = msgspec.json.decode(body, type=RpcAnswer)

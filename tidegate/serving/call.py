@@ -51,7 +51,7 @@ class Call:
     """Built by the protocol once a request's head is there."""
 
     __slots__ = (
-        "_chunked", "_connection", "_expects", "_head", "_left", "_pieces", "_size", "_told", "_waiters", "answered",
+        "_connection", "_expects", "_head", "_left", "_pieces", "_size", "_told", "_waiters", "answered", "chunked",
         "fields", "gone", "headers", "keep_alive", "method", "modern", "more", "on_gone", "path", "started", "target",
         "task",
     )  # fmt: skip
@@ -93,7 +93,8 @@ class Call:
         self._waiters: list[asyncio.Future[None]] = []
         self._head = b""
         self._left: int | None = None
-        self._chunked = False
+        self.chunked = False
+        """The answer goes out in HTTP chunks."""
 
     # -- the request's body ---------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Call:
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self.modern and self.method != "HEAD" and status not in _WITHOUT_BODY:
-            self._chunked = True
+            self.chunked = True
             framing = b"transfer-encoding: chunked\r\n"
         else:
             framing = b""
@@ -193,7 +194,7 @@ class Call:
         if self.gone or not data:
             return
         head, self._head = self._head, b""
-        if self._chunked:
+        if self.chunked:
             self._connection.transport.write(b"%s%x\r\n%s\r\n" % (head, len(data), data))
             return
         if self._left is not None:
@@ -202,11 +203,16 @@ class Call:
                 raise RuntimeError("the answer is longer than it said")
         self._connection.transport.write(head if self.method == "HEAD" else head + data)
 
+    def write_frame(self, frame: bytes) -> None:
+        """Sends what is a complete HTTP chunk already; the answer must be `chunked`, and its head must have gone out."""
+        if not self.gone:
+            self._connection.transport.write(frame)
+
     def end(self, data: bytes = b"") -> None:
         """Sends the last piece and completes the answer."""
         if self.gone:
             return
-        if self._chunked:
+        if self.chunked:
             head, self._head = self._head, b""
             last = b"%s%x\r\n%s\r\n0\r\n\r\n" % (head, len(data), data) if data else head + b"0\r\n\r\n"
             self._connection.transport.write(last)

@@ -5,6 +5,7 @@ characters that cannot end a JSON string, must decode to the same thing with ano
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec import DecodeError
@@ -31,13 +32,30 @@ class EventShape:
         """The event's text if it has this shape, else None."""
         if not (event.startswith(self.before) and event.endswith(self.after)):
             return None
-        raw = event[len(self.before) : -len(self.after)]
-        if _PLAIN.fullmatch(raw) is None:
-            return None
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            return None
+        return _plain(event[len(self.before) : -len(self.after)])
+
+    def run_from(self, events: Sequence[bytes], start: int) -> tuple[int, str | None]:
+        """Where the run of such events that begins at `start` ends, and its text; None if it must be read one by one."""
+        before, after, end = self.before, self.after, len(events)
+        if not events[start].startswith(before):
+            return start, None
+        while not (events[end - 1].startswith(before) and events[end - 1].endswith(after)) and end > start + 1:
+            end -= 1  # what ends a stream is not usual
+        run, begin, stop = events[start:end], len(before), -len(after)
+        texts = [event[begin:stop] for event in run]
+        if b"" in texts or before + (after + before).join(texts) + after != b"".join(run):
+            return end, None
+        return end, _plain(b"".join(texts))
+
+
+def _plain(raw: bytes) -> str | None:
+    """What stands between a JSON string's quotes, if it stands for itself and is not empty."""
+    if _PLAIN.fullmatch(raw) is None:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def shape_of(event: bytes, chunk: Chunk) -> EventShape | None:

@@ -4,6 +4,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (line end
 """
 
 import re
+from collections.abc import Sequence
 
 from tidegate.errors import UpstreamBroken
 
@@ -22,10 +23,11 @@ class Splitter:
         self.rest = b""
         self._max_bytes = max_bytes
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The events that `data` completes, each with its blank line."""
-        if self.rest:
-            data = self.rest + data
+    def feed(self, pieces: Sequence[bytes]) -> Sequence[bytes]:
+        """The events that `pieces` complete, each with its blank line."""
+        if not self.rest and _are_events(pieces):
+            return pieces  # nearly always: model servers write event by event
+        data = b"".join((self.rest, *pieces))
         if b"\r" in data:
             events, self.rest = self._cut(data)
         else:
@@ -52,6 +54,14 @@ class Splitter:
             events.append(data[start : match.end()])
             start = match.end()
         return events, data[start:]
+
+
+def _are_events(pieces: Sequence[bytes]) -> bool:
+    """Whether every piece is one event: ends with the one blank line that it has."""
+    data, count = b"".join(pieces), len(pieces)
+    return (
+        data.count(b"\n") == 2 * count and [piece[-2:] for piece in pieces] == [b"\n\n"] * count and b"\r" not in data
+    )
 
 
 def data_of(event: bytes) -> bytes:

@@ -27,10 +27,10 @@ def test_events_add_up_to_the_stream_wherever_it_is_cut(stream: tuple[bytes, int
     cuts = sorted(data.draw(st.sets(st.integers(0, len(raw)), max_size=8)))
     splitter, events = Splitter(1000), []
     for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
-        events += splitter.feed(raw[start:end])
+        events += splitter.feed([raw[start:end]])
     assert b"".join(events) + splitter.rest == raw
     whole = Splitter(1000)
-    assert whole.feed(raw) == events and whole.rest == splitter.rest
+    assert list(whole.feed([raw])) == events and whole.rest == splitter.rest
 
 
 def test_data_of_every_form() -> None:
@@ -46,5 +46,5 @@ def test_an_endless_event_is_refused() -> None:
     splitter = Splitter(100)
     with pytest.raises(UpstreamBroken):
         for _ in range(100):
-            splitter.feed(b"data: no end ")
+            splitter.feed([b"data: no end "])
             splitter.check()
