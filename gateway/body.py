@@ -25,6 +25,7 @@ _MOST = {
     "max_completion_tokens": 2**31 - 1,
     "min_tokens": 2**31 - 1,
 }
+_NEVER_TOO_LARGE = 10  # digits of the least of these
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
@@ -34,7 +35,9 @@ def check_content_type(headers: Mapping[bytes, bytes]) -> None:
     Raises:
         UnsupportedMediaType: it does not.
     """
-    content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    content_type = headers.get(b"content-type", b"")
+    if content_type != b"application/json":
+        content_type = content_type.partition(b";")[0].strip().lower()
     if content_type != b"application/json" or b"content-encoding" in headers:
         raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`, uncompressed.")
 
@@ -134,7 +137,7 @@ def _check_numbers(request: GenerateRequest) -> None:
     """Model servers fail (500) at some numbers that do not fit into what it computes with."""
     for name, most in _MOST.items():
         raw = getattr(request, name)
-        if raw is UNSET:
+        if raw is UNSET or len(raw) < _NEVER_TOO_LARGE:
             continue
         digits = bytes(raw).lstrip(b"-")
         if digits.isdigit() and int(digits[:40]) > most:

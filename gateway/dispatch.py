@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 
 from opentelemetry.trace import Span, SpanKind
 
@@ -34,6 +35,7 @@ class Dispatcher:
         metrics: Metrics,
         log: JsonLog,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._selector = selector
         self._failover = failover
         self._minter = minter
@@ -47,7 +49,7 @@ class Dispatcher:
         Raises:
             UpstreamError: the last attempt's failure.
         """
-        model, loop = exchange.known_model(), asyncio.get_running_loop()
+        model, loop = exchange.known_model(), self._loop
         exchange.quiet_since = loop.time()
         self._failover.budget(model.name).note_request()
         while True:
@@ -69,10 +71,10 @@ class Dispatcher:
 
     def _pick(self, exchange: Exchange, model: ServedModel) -> Pick:
         """A replica that was not tried yet; where there is none, any but the last."""
-        tried = [item.replica for item in exchange.tried]
-        pick = self._selector.pick(model.replicas, frozenset(tried))
+        replicas, tried = model.replicas, [item.replica for item in exchange.tried]
+        pick = self._selector.pick(replicas, frozenset(tried)) if tried else self._selector.pick(replicas)
         if pick is None and tried:
-            pick = self._selector.pick(model.replicas, frozenset(tried[-1:] if len(model.replicas) > 1 else ()))
+            pick = self._selector.pick(replicas, frozenset(tried[-1:] if len(replicas) > 1 else ()))
         if pick is None:
             raise UpstreamUnavailable(f"No replica of {model.name!r} may serve this request now.")
         return pick
@@ -103,11 +105,12 @@ class Dispatcher:
             connection = await server.post(
                 outgoing(exchange),
                 lines=exchange.trace + self._credentials(exchange, server),
-                on_quiet=lambda: comfort(exchange),
-                quiet_for_s=asyncio.get_running_loop().time() - exchange.quiet_since if exchange.tried else 0.0,
+                on_quiet=partial(comfort, exchange) if stream else None,
+                quiet_for_s=self._loop.time() - exchange.quiet_since if exchange.tried else 0.0,
             )
             await relay_answer(exchange, connection, server.settings)
-            replica.answered(time.monotonic())
+            if stream:
+                replica.answered(time.monotonic())  # again: it has shown what it can since its first event
             self._metrics.count(names.ATTEMPTS, replica.url, "ok")
         except UpstreamError as error:
             self._note_failure(replica, error)

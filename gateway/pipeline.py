@@ -64,6 +64,7 @@ class Pipeline:
         metrics: Metrics,
         log: JsonLog,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._augmenter = augmenter
         self._settings = settings
         self._callers = callers
@@ -79,7 +80,7 @@ class Pipeline:
 
     async def run(self, exchange: Exchange) -> None:
         """Runs every stage; answers the caller, also about errors, unless the caller has gone."""
-        exchange.task = asyncio.current_task()
+        exchange.task = exchange.call.task
         self.inflight.add(exchange)
         try:
             self.trace(exchange)
@@ -138,10 +139,10 @@ class Pipeline:
         headers, settings, upload = exchange.headers, self._settings.gateway, exchange.operation.upload
         most = settings.max_upload_bytes if upload else exchange.known_principal().limits.max_body_bytes
         most = most or settings.max_body_bytes
-        declared = headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > most:
+        declared = headers.get(b"content-length")
+        if declared is not None and declared.isdigit() and int(declared) > most:
             raise BodyTooLarge(f"The body has {int(declared)} bytes; {most} are allowed.")
-        began = asyncio.get_running_loop().time()
+        began = self._loop.time()
         if upload:
             exchange.due = began + patience_s(headers, stream=False, most_s=self._settings.relay.max_request_s)
             self._deadlines.add(exchange)

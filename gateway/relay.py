@@ -29,7 +29,7 @@ async def relay_answer(exchange: Exchange, connection: Connection, settings: Rel
     Raises:
         UpstreamError: it was cut, malformed, too large or too slow.
     """
-    streamed = dict(connection.headers).get(b"content-type", b"").startswith(b"text/event-stream")
+    streamed = connection.headers.get(b"content-type", b"").startswith(b"text/event-stream")
     if connection.status >= 400:
         await _relay_error(exchange, connection, settings)
     elif connection.status >= 300:
@@ -158,4 +158,5 @@ async def _await_end(connection: Connection, *, wanted: bool) -> None:
 
 
 def _lines(connection: Connection) -> bytes:
-    return b"".join([b"%s: %s\r\n" % item for item in connection.headers if item[0] in ANSWER_HEADERS])
+    headers = connection.headers
+    return b"".join([b"%s: %s\r\n" % (name, headers[name]) for name in ANSWER_HEADERS if name in headers])

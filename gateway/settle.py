@@ -110,7 +110,7 @@ class Settlement:
             tried=[item._asdict() for item in exchange.tried] or None,
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
-            duration_ms=round(duration_s * 1000, 2),
+            duration_ms=int(duration_s * 1e5) / 100,
             guardrails=[f"{v.guardrail}:{v.origin}:{v.action}" for v in exchange.verdicts] or None,
         )
 
@@ -175,5 +175,5 @@ def _complete(row: dict[str, Any], exchange: Exchange, usage: Usage, duration_s:
     row["output_tokens"] = usage.output_tokens
     row["cached_tokens"] = usage.cached_tokens
     row["usage_source"] = usage.source
-    row["duration_ms"] = round(duration_s * 1000, 3)
-    row["ttft_ms"] = None if exchange.ttft_s is None else round(exchange.ttft_s * 1000, 3)
+    row["duration_ms"] = int(duration_s * 1e6) / 1000
+    row["ttft_ms"] = None if exchange.ttft_s is None else int(exchange.ttft_s * 1e6) / 1000

@@ -103,8 +103,10 @@ class CardNumbers:
         self.on_output = Action(config.on_output)
 
     def may_match(self, raw: bytes) -> bool:
-        """Two passes in C; escapes and non-ASCII text may hide digits or separators, so they answer True."""
-        if b"\\" in raw.replace(b"\\n", b"").replace(b'\\"', b"") or not raw.isascii():
+        """Few passes in C; escapes and non-ASCII text may hide digits or separators, so they answer True."""
+        if not raw.isascii():
+            return True
+        if b"\\" in raw and b"\\" in raw.replace(b"\\n", b"").replace(b'\\"', b""):
             return True
         return b"0" * MIN_DIGITS in raw.translate(_DIGITS_TO_ZERO, _ASCII_SEPARATORS)
 

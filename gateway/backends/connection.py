@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_between", "_body_bytes", "_deadlines", "_head_bytes", "_keep_alive", "_limit", "_loop", "_moved", "_on_quiet",
         "_parser", "_patience", "_paused", "_quiet", "_transport", "_waiter", "_write_paused", "chunks", "complete", "due",
-        "error", "headers", "idle_since", "on_body", "on_frame", "reused", "status",
+        "error", "headers", "idle_since", "on_body", "on_frame", "status",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deadlines: Deadlines) -> None:
@@ -62,10 +62,10 @@ class Connection(asyncio.Protocol):
         self._on_quiet: OnQuiet | None = None
         self.due = self._limit = 0.0
         self._head_bytes = self._body_bytes = 0
-        self.reused = False
         self.idle_since = 0.0
         self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: dict[bytes, bytes] = {}
+        """Names in lower case; of a name that comes twice the last."""
         self.chunks: list[bytes] = []
         """Of the body, as the parser gives them out: a burst is many."""
         self.on_body = self.chunks.append
@@ -89,8 +89,13 @@ class Connection(asyncio.Protocol):
         """Starts a request of these bytes; `on_quiet` is awaited in `head` and `read` after every long silence.
 
         It has been quiet for `quiet_for_s` already.
+
+        Raises:
+            UpstreamBroken: the model server has closed the connection.
         """
-        self.status, self.headers, self.chunks = 0, [], []
+        if self.is_closing:
+            raise UpstreamBroken("the model server closed the connection")
+        self.status, self.headers, self.chunks = 0, {}, []
         self.on_body = self.chunks.append
         self.complete, self.error, self._moved = False, None, False
         self._head_bytes = self._body_bytes = 0
@@ -123,6 +128,8 @@ class Connection(asyncio.Protocol):
         while self._write_paused and not self.status and self.error is None:
             self._wait_at_most(self._patience.idle_s)
             await self._wait()
+            if self._quiet:
+                await self._say_something()
         if self.error is not None:
             raise self.error
         if self.status or self._transport is None:
@@ -140,6 +147,8 @@ class Connection(asyncio.Protocol):
             if self.error is not None:
                 raise self.error
             await self._wait()
+            if self._quiet:
+                await self._say_something()
 
     async def read(self) -> bytes:
         """As `read_pieces`, in one."""
@@ -161,6 +170,8 @@ class Connection(asyncio.Protocol):
                 self._wait_at_most(self._patience.idle_s)
                 self._transport.resume_reading()
             await self._wait()
+            if self._quiet:
+                await self._say_something()
         pieces = self.chunks.copy()
         self.chunks.clear()  # and not another list, for the parser appends to this one
         self._body_bytes = 0
@@ -293,7 +304,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One response header."""
-        self.headers.append((name.lower(), value))
+        self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         """The head is there; interim (1xx) answers are passed over."""
@@ -304,7 +315,7 @@ class Connection(asyncio.Protocol):
             if not self._patience.by_events:
                 self._wait_at_most(self._patience.idle_s)
         else:
-            self.headers = []
+            self.headers = {}
 
     def on_message_complete(self) -> None:
         """The end of the answer."""
@@ -316,8 +327,7 @@ class Connection(asyncio.Protocol):
 
     def _ended_by_close(self) -> None:
         """A body without length or chunks ends with the connection; anything else was cut."""
-        names = {name for name, _ in self.headers}
-        if self.status and not names & {b"content-length", b"transfer-encoding"}:
+        if self.status and not self.headers.keys() & {b"content-length", b"transfer-encoding"}:
             self.complete = True
         else:
             self.error = UpstreamBroken("the model server closed the connection before its answer was complete")
@@ -328,13 +338,15 @@ class Connection(asyncio.Protocol):
         self.due = now + min(seconds, quiet_s - quiet_for_s) if quiet_s else self._limit
         return now
 
-    async def _wait(self) -> None:
+    def _wait(self) -> Awaitable[None]:
+        """Until there is something new, or it has been quiet for long: then see `_say_something`."""
         self._waiter = self._loop.create_future()
-        await self._waiter
-        if self._quiet:
-            self._quiet = False
-            if self._on_quiet is not None:
-                await self._on_quiet()
+        return self._waiter
+
+    async def _say_something(self) -> None:
+        self._quiet = False
+        if self._on_quiet is not None:
+            await self._on_quiet()
 
     def _wake(self) -> None:
         waiter = self._waiter

@@ -32,25 +32,28 @@ class Pool:
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._tls else 80)
         self._settings = settings
+        self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._deadlines = Deadlines()
         self._closed = False
         self.netloc = parts.netloc
 
-    async def take(self, *, fresh: bool = False) -> Connection:
-        """An open connection; `fresh` forbids one that has served before.
+    def _take_idle(self) -> Connection | None:
+        oldest = self._loop.time() - self._settings.pool_idle_s
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closing and connection.idle_since > oldest:
+                return connection
+            connection.close()
+        return None
+
+    async def open(self) -> Connection:
+        """A fresh connection.
 
         Raises:
             UpstreamUnavailable: refused, unresolvable, TLS failed, or not open within `connect_timeout_s`.
         """
-        loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._settings.pool_idle_s
-        while self._idle and not fresh:
-            connection = self._idle.pop()
-            if not connection.is_closing and connection.idle_since > oldest:
-                connection.reused = True
-                return connection
-            connection.close()
+        loop = self._loop
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
                 _, connection = await loop.create_connection(
@@ -84,26 +87,21 @@ class Pool:
         Raises:
             UpstreamError: nothing came back that could be relayed.
         """
-        connection = await self.take(fresh=more is not None)
-        try:
-            return await self._send(connection, parts, patience, on_quiet, quiet_for_s, more)
-        except UpstreamBroken:
-            if not replay or not connection.reused or connection.status or connection.chunks:
+        connection = self._take_idle() if more is None else None
+        if connection is not None:
+            try:
+                connection.send(parts, patience, on_quiet, quiet_for_s)
+                await connection.head()
+                return connection
+            except UpstreamBroken:
+                self.give_back(connection)
+                if not replay or connection.status or connection.chunks:
+                    raise
+            except BaseException:
+                self.give_back(connection)
                 raise
-        return await self._send(await self.take(fresh=True), parts, patience, on_quiet, quiet_for_s)
-
-    async def _send(
-        self,
-        connection: Connection,
-        parts: Sequence[Buffer],
-        patience: Patience,
-        on_quiet: OnQuiet | None,
-        quiet_for_s: float,
-        more: More | None = None,
-    ) -> Connection:
+        connection = await self.open()
         try:
-            if connection.is_closing:
-                raise UpstreamBroken("the model server closed the connection")
             connection.send(parts, patience, on_quiet, quiet_for_s)
             if more is not None:
                 await connection.send_more(more.pieces, chunked=more.chunked)
@@ -116,7 +114,7 @@ class Pool:
     def give_back(self, connection: Connection) -> None:
         """Ends the exchange on `connection`: kept if its answer was complete, else closed at once."""
         if connection.release() and not self._closed and len(self._idle) < MAX_IDLE:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:
             connection.close()

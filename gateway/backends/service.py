@@ -151,7 +151,7 @@ class ServiceClient:
 
 
 def _content_type(connection: Connection) -> str:
-    return dict(connection.headers).get(b"content-type", b"application/json").decode("latin-1")
+    return connection.headers.get(b"content-type", b"application/json").decode("latin-1")
 
 
 def _told(error: UpstreamError) -> str:

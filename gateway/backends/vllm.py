@@ -4,9 +4,9 @@ Headers go up by an allow-list: never cookies, never the caller's credentials.
 """
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from gateway.backends.connection import Buffer, Connection, OnQuiet, Patience
 from gateway.backends.pool import More, Pool
@@ -14,7 +14,7 @@ from tidegate.config.resources import Replica
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import ConfigError, UpstreamBusy, UpstreamError, UpstreamMisconfigured, UpstreamUnavailable
 
-ANSWER_HEADERS = frozenset({b"content-type", b"retry-after", b"openai-processing-ms"})
+ANSWER_HEADERS = (b"content-type", b"retry-after", b"openai-processing-ms")
 """Answer headers that reach the caller; the gateway sets the others itself."""
 
 
@@ -22,8 +22,7 @@ REFUSES_ALL = frozenset({401, 403, 429, *range(500, 600)} - {501})
 """Statuses that are between the gateway and the model server: the caller gets an error of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """A request as it is sent to a model server."""
 
     path: str
@@ -98,7 +97,7 @@ def _refusal(connection: Connection) -> UpstreamError:
     status = connection.status
     if status in (401, 403):
         return UpstreamMisconfigured(f"the model server answered {status}: it does not accept the gateway's key")
-    pause_s = retry_after_s(dict(connection.headers).get(b"retry-after"), datetime.now(UTC))
+    pause_s = retry_after_s(connection.headers.get(b"retry-after"), datetime.now(UTC))
     if status == 429:
         return UpstreamBusy("the model servers have no room for this request now", retry_after_s=pause_s)
     if status == 500:

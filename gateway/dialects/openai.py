@@ -214,7 +214,7 @@ def read_usage(usage: WireUsage) -> Usage:
 
 def plausible(tokens: int) -> int:
     """Within what a usage row can hold: one absurd number must not stop the journal."""
-    return max(0, min(tokens, _MOST_TOKENS))
+    return tokens if 0 <= tokens <= _MOST_TOKENS else max(0, min(tokens, _MOST_TOKENS))
 
 
 def _error_event(data: bytes) -> UpstreamError:

@@ -5,14 +5,13 @@ The least used breaks a tie.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.routing.interfaces import Filter, Scorer
 from gateway.routing.replicas import ReplicaState
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
+class Pick(NamedTuple):
     """The chosen replica and why."""
 
     replica: ReplicaState

@@ -23,7 +23,13 @@ class JsonLog:
         """Writes `event` with `fields`; the caller sees to it that no field holds content or a secret."""
         if _LEVELS[level] < self._least:
             return
-        line = {"at": round(time.time(), 3), "level": level, "service": self._service, "event": event, **fields}
+        line = {
+            "at": int(time.time() * 1000) / 1000,
+            "level": level,
+            "service": self._service,
+            "event": event,
+            **fields,
+        }
         self._write(self._encode(line) + b"\n")
 
     def adopt_standard_logging(self) -> None:
