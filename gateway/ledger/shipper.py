@@ -7,7 +7,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from gateway.ledger.journal import END, Journal, parse
+from gateway.ledger.journal import END, Journal, is_row, parse
 from tidegate.config.settings import JournalSettings
 from tidegate.errors import StoreError
 from tidegate.store.database import Database
@@ -99,8 +99,8 @@ class Shipper:
         return len(interrupted)
 
 
-def _read(path: Path, position: int, most_rows: int) -> tuple[list[dict[str, Any]], int]:
-    """The rows to insert from `position` on, and the bytes they and the lines between them take.
+def _read(path: Path, position: int, most_rows: int) -> tuple[list[bytes], int]:
+    """The rows to insert from `position` on, as JSON, and the bytes they and the lines between them take.
 
     A block of what was written a moment ago, so it comes from memory; on the loop, because a thread of Python's would
     fight it for the interpreter lock and cost more.
@@ -108,14 +108,14 @@ def _read(path: Path, position: int, most_rows: int) -> tuple[list[dict[str, Any
     with path.open("rb") as file:
         file.seek(position)
         block = file.read(_BLOCK_BYTES)
-    rows: list[dict[str, Any]] = []
+    rows: list[bytes] = []
     consumed = 0
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
         if len(rows) == most_rows:
             break
         consumed += len(line)
-        if line.startswith(END) and (parsed := parse(line)) is not None:
-            rows.append(parsed)
+        if line.startswith(END) and is_row(line):
+            rows.append(line[1:-1])
     return rows, consumed
 
 

@@ -3,21 +3,39 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, func, select
+from sqlalchemy import RowMapping, Text, bindparam, cast, column, func, select, true
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tidegate.store.tables import usage
 
 
-async def insert_usage(connection: AsyncConnection, rows: list[dict[str, Any]]) -> None:
-    """Inserts `rows`; those whose request id is already there are left as they are."""
-    if not rows:
-        return
-    if connection.dialect.name == "sqlite":
-        await connection.execute(sqlite.insert(usage).on_conflict_do_nothing(), rows)
-    else:
-        await connection.execute(postgresql.insert(usage).on_conflict_do_nothing(), rows)
+async def insert_usage(connection: AsyncConnection, rows: Sequence[bytes]) -> None:
+    """Inserts `rows`, JSON objects by column; those whose request id is already there are left as they are.
+
+    The database takes the JSON apart: in Python that would cost a tenth of what a request costs.
+    """
+    if rows:
+        insert = _INSERTS[connection.dialect.name]
+        await connection.execute(insert, {"rows": (b"[" + b",".join(rows) + b"]").decode("utf-8", "replace")})
+
+
+def _insert_for_postgresql() -> Any:
+    columns = [column(item.name, item.type) for item in usage.columns]
+    found = func.json_to_recordset(cast(bindparam("rows", type_=Text), postgresql.JSON)).table_valued(*columns)
+    found = found.render_derived(name="row", with_types=True)
+    names = [item.name for item in usage.columns]
+    return postgresql.insert(usage).from_select(names, select(*found.c)).on_conflict_do_nothing()
+
+
+def _insert_for_sqlite() -> Any:
+    found = func.json_each(bindparam("rows", type_=Text)).table_valued("value", name="row")
+    values = [func.json_extract(found.c.value, f"$.{item.name}") for item in usage.columns]
+    names = [item.name for item in usage.columns]
+    return sqlite.insert(usage).from_select(names, select(*values).where(true())).on_conflict_do_nothing()
+
+
+_INSERTS = {"postgresql": _insert_for_postgresql(), "sqlite": _insert_for_sqlite()}
 
 
 async def usage_by_key(connection: AsyncConnection) -> Sequence[RowMapping]:

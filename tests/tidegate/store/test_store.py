@@ -1,6 +1,7 @@
 """The store, on SQLite and on PostgreSQL: one code path."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ def run(kind: str, folder: Path, work: Callable[[Database], Awaitable[Any]]) -> 
     return asyncio.run(main())
 
 
-def usage_row(request_id: str, **more: Any) -> dict[str, Any]:
+def usage_row(request_id: str, **more: Any) -> bytes:
     row = {
         "request_id": request_id, "organisation": "a", "project": "p", "key_id": "k", "model": "m", "path": "/v1/x",
         "replica": None, "stream": False, "outcome": "ok", "http_status": 200, "input_tokens": 3, "output_tokens": 2,
         "cached_tokens": 1, "usage_source": "reported", "started_at": 1.5, "duration_ms": 2.0, "ttft_ms": 1.0,
         "parent_request_id": None, "trace_id": None,
     }  # fmt: skip
-    return row | more
+    return json.dumps(row | more).encode()
 
 
 def test_migrations_make_exactly_the_tables(kind: str, tmp_path: Path) -> None:
@@ -103,7 +104,15 @@ def test_usage_batches_are_idempotent(kind: str, tmp_path: Path) -> None:
             await insert_usage(connection, [usage_row("1", output_tokens=99)])
             rows = await recent_usage(connection)
             assert len(rows) == 2 and all(row["output_tokens"] == 2 for row in rows)
-            sums = await usage_by_key(connection)
+            expected = json.loads(usage_row("1"))
+            assert [dict(row) for row in rows if row["request_id"] == "1"] == [expected]
+            assert all(type(value) is type(expected[name]) for name, value in dict(rows[0]).items() if name in expected)
+            odd = json.loads(
+                usage_row("odd", model='a "quoted" \\ name', input_tokens=2**40, started_at=1795575017.372)
+            )
+            await insert_usage(connection, [json.dumps(odd, ensure_ascii=False).encode()])
+            assert dict((await recent_usage(connection))[0]) == odd
+            sums = [row for row in await usage_by_key(connection) if row["model"] == "m"]
             assert [(row["outcome"], row["requests"], row["input_tokens"]) for row in sums] == [
                 ("cancelled", 1, 3),
                 ("ok", 1, 3),
