@@ -142,7 +142,7 @@ def configuration(folder: Path, upstream: str, otlp_port: int, store_url: str) -
     """The production configuration; only addresses and limits are ours."""
     document: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "tidegate.production.yaml").read_text())
     settings, resources = document["settings"], document["resources"]
-    settings["gateway"] |= {"host": "127.0.0.1", "management_host": "127.0.0.1"}
+    settings["gateway"] |= {"host": "127.0.0.1", "management_host": "127.0.0.1", "drain_delay_s": 0}
     settings["store"] = {"url": store_url}
     settings["journal"] = {"directory": str(folder / "journal")}
     settings["auth"] = {"key_pepper_file": str(folder / "pepper")}

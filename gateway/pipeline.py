@@ -30,6 +30,7 @@ from tidegate.errors import (
     DeadlineExceeded,
     InvalidRequest,
     OperatorError,
+    Stopping,
     TidegateError,
     UpstreamError,
     UpstreamRejected,
@@ -286,6 +287,8 @@ def _outcome_of(error: TidegateError) -> Outcome:
     match error:
         case ClientGone() | DeadlineExceeded():
             return Outcome.CANCELLED
+        case Stopping():
+            return Outcome.INTERRUPTED
         case ClientError():
             return Outcome.REFUSED
         case UpstreamRejected():

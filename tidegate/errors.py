@@ -26,6 +26,7 @@ TidegateError
 │   ├── UpstreamRejected        the status it gave: the caller's fault, in its words
 │   └── UpstreamMisconfigured   502, it does not accept our credentials
 ├── Overloaded                  503, this process has no room
+├── Stopping                    503, this process is about to end
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
     ├── ConfigError

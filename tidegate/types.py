@@ -68,7 +68,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     """The caller hung up."""
     INTERRUPTED = "interrupted"
-    """The gateway died while it ran; written by recovery."""
+    """The gateway died while it ran, which recovery writes down; or it was stopped, and the time to finish was over."""
     ERROR = "error"
     """A defect of ours."""
 

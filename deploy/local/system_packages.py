@@ -4,7 +4,13 @@ import os
 import shutil
 import subprocess
 
-NEEDED = {"postgres": "postgresql", "redis-server": "redis-server", "node": "nodejs", "npm": "npm"}
+NEEDED = {
+    "postgres": "postgresql",
+    "redis-server": "redis-server",
+    "haproxy": "haproxy",
+    "node": "nodejs",
+    "npm": "npm",
+}
 """Program to Debian package."""
 
 

@@ -48,7 +48,7 @@ def play(fake: Fake, status: int, content_type: str, body: bytes, cuts: Sequence
         raw += body
     steps: list[dict[str, Any]] = []
     for piece in pieces(raw, cuts):
-        steps += [{"send_b64": base64.b64encode(piece).decode()}, {"sleep_ms": pause_ms}]
+        steps += [{"sleep_ms": pause_ms}, {"send_b64": base64.b64encode(piece).decode()}]
     return fake.script("played", *steps)
 
 

@@ -21,8 +21,10 @@ from tidegate.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    Stopping,
     TidegateError,
     render,
+    render_event,
 )
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
@@ -95,7 +97,10 @@ async def unless_gone(request: Request, answer: Coroutine[Any, Any, T]) -> T:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events from an asynchronous generator, which is closed on every exit: Starlette leaves that to chance."""
+    """Server-sent events from an asynchronous generator, which is closed on every exit: Starlette leaves that to chance.
+
+    Where the process stops before the end, a last event says so.
+    """
 
     def __init__(self, events: AsyncGenerator[bytes, None], status: int = 200) -> None:
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -104,8 +109,13 @@ class EventStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         """See StreamingResponse."""
-        async with aclosing(self._events):
-            await super().stream_response(send)
+        try:
+            async with aclosing(self._events):
+                await super().stream_response(send)
+        except asyncio.CancelledError:  # it stops, or the caller has gone and hears nothing
+            last = b"\n\n" + render_event(Stopping("The service stopped before the answer was complete."))
+            await send({"type": "http.response.body", "body": last, "more_body": False})
+            raise
 
 
 def answer(error: TidegateError) -> Response:

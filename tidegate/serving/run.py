@@ -8,7 +8,7 @@ Stopping, step by step:
    Requests under way have until `shutdown_grace_s` to finish.
 3. What is left is cut: a stream gets a last event that says so.
 
-A second signal goes on to the next step at once.
+A second signal cuts at once.
 """
 
 import argparse
@@ -128,9 +128,11 @@ async def _drain(
     service.stop()
     server.closing = True
     log.write("info", "draining", requests=len(server.calls), delay_s=patience.drain_delay_s)
-    await _unless(signals, asyncio.sleep(patience.drain_delay_s))
+    hurry = asyncio.ensure_future(signals.get())
+    await _unless(hurry, asyncio.sleep(patience.drain_delay_s))
     server.refusing = True
-    await _unless(signals, server.wait_until_idle(patience.shutdown_grace_s))
+    await _unless(hurry, server.wait_until_idle(patience.shutdown_grace_s))
+    hurry.cancel()
     if server.calls:
         log.write("warning", "cut", requests=len(server.calls))
         service.cut()
@@ -139,13 +141,12 @@ async def _drain(
             await server.wait_until_idle(_LAST_WORDS_S)
 
 
-async def _unless(signals: asyncio.Queue[None], step: Coroutine[Any, Any, Any]) -> None:
-    """`step`, unless there is another signal before it has ended."""
-    tasks = [asyncio.ensure_future(step), asyncio.ensure_future(signals.get())]
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _unless(hurry: asyncio.Future[None], step: Coroutine[Any, Any, Any]) -> None:
+    """`step`, unless there is a reason to hurry before it has ended."""
+    task = asyncio.ensure_future(step)
+    await asyncio.wait((task, hurry), return_when=asyncio.FIRST_COMPLETED)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _listen(door: Door) -> socket.socket:
