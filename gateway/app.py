@@ -34,12 +34,15 @@ from gateway.backends.service import ServiceClient
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange, Operation, new_request_id, public_id
 from gateway.ledger.journal import Journal
-from gateway.ledger.shipper import Shipper
+from gateway.ledger.shipper import Shipper, recover_all
+from gateway.limits.interface import ProjectLimits
 from gateway.limits.memory import MemoryLimits
+from gateway.limits.shared import SharedLimits
 from gateway.mcp.door import ToolDoor
 from gateway.mcp.federation import Federation
 from gateway.mcp.meter import ToolMeter
 from gateway.pipeline import Pipeline
+from gateway.place import Place, journal_of
 from gateway.routing.failover import Failover
 from gateway.routing.select import Selector
 from gateway.services import ServiceRelay
@@ -47,7 +50,7 @@ from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, Overloaded, Stopping, StoreError, TidegateError
+from tidegate.errors import MethodNotAllowed, Overloaded, Stopping, TidegateError
 from tidegate.identity import Minter, Verifier
 from tidegate.serving.call import Call, header_lines
 from tidegate.serving.http import management
@@ -58,6 +61,7 @@ from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
 
 _SETTLE_S = 5.0
+_FOLD_EVERY_S = 0.25
 HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation is not None}
 
 
@@ -136,8 +140,10 @@ class Gateway:
 
 
 @asynccontextmanager
-async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway, FastAPI]]:
+async def build(settings: Settings, log: JsonLog, place: Place | None = None) -> AsyncIterator[tuple[Gateway, FastAPI]]:
     """Everything a gateway needs, running: the public and the management application.
+
+    With a `place` it is one of several workers: its supervisor ships the journal, and shows the metrics.
 
     On leaving, nothing may be in flight any more; the journal is shipped and every connection closed.
 
@@ -145,7 +151,8 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
         OperatorError: pepper, journal, database or a plugin is missing or wrong.
     """
     minter = Minter.read(settings.identity.signing_key_file)
-    metrics = Metrics()
+    metrics = Metrics(place.shared_metrics if place else None)
+    directory = settings.journal.directory
     exporters = [plugins.build("telemetry_sink", sink) for sink in settings.telemetry.sinks]
     parts = _Parts(
         settings=settings,
@@ -159,27 +166,34 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Gateway
             metrics,
             log,
         ),
-        journal=Journal(settings.journal.directory, settings.journal.segment_bytes),
+        journal=Journal(journal_of(directory, place.slot) if place else directory, settings.journal.segment_bytes),
+        limits=SharedLimits(place.limits, place.slot) if place else MemoryLimits(),
         knowledge=ServiceClient(settings.knowledge.url, "knowledge", minter, settings.relay),
         agents=ServiceClient(settings.agents.url, "agents", minter, settings.relay),
     )
     database = Database(settings.store)
     source = SnapshotSource(database, settings, minter, metrics, log)
-    shipper = Shipper(parts.journal, database, settings.journal, metrics, log)
+    shipper = None if place else Shipper(directory, database, settings.journal, metrics, log)
     try:
         await database.require_current()
         await source.load()
+        if shipper is not None:
+            await asyncio.to_thread(recover_all, directory, settings.journal.segment_bytes, log)
         parts.journal.open()
-        await shipper.recover()
         gateway = _assembled(parts, source)
-        background = [asyncio.ensure_future(source.watch()), asyncio.ensure_future(shipper.run())]
+        background = [
+            asyncio.ensure_future(source.watch()),
+            asyncio.ensure_future(_fold(metrics) if shipper is None else shipper.run()),
+        ]
         try:
             async with gateway.tools.running():
                 yield gateway, management(gateway.not_ready, metrics)
         finally:
             await _settle_rest(gateway.pipeline)
             await _end(background)
-            await _ship_rest(shipper, log)
+            if shipper is not None:
+                await shipper.ship_rest()
+            metrics.fold()
     finally:
         source.close()
         parts.close()
@@ -198,6 +212,7 @@ class _Parts:
     minter: Minter
     callers: Callers
     journal: Journal
+    limits: ProjectLimits
     knowledge: ServiceClient
     agents: ServiceClient
 
@@ -211,7 +226,7 @@ class _Parts:
 def _assembled(parts: _Parts, source: SnapshotSource) -> Gateway:
     """The gateway out of its parts."""
     settings, log, metrics, tracing = parts.settings, parts.log, parts.metrics, parts.tracing
-    limits = MemoryLimits()
+    limits = parts.limits
     pipeline = Pipeline(
         settings,
         parts.callers,
@@ -278,9 +293,8 @@ async def _end(tasks: Sequence[asyncio.Future[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _ship_rest(shipper: Shipper, log: JsonLog) -> None:
-    try:
-        async with asyncio.timeout(10):
-            await shipper.ship()
-    except (TimeoutError, StoreError) as error:
-        log.write("warning", "journal_left_for_the_next_start", reason=str(error))
+async def _fold(metrics: Metrics) -> None:
+    """Shows what this worker counts to its supervisor, for ever."""
+    while True:
+        await asyncio.sleep(_FOLD_EVERY_S)
+        metrics.fold()

@@ -15,7 +15,7 @@ from gateway.body import check_content_type, prepare, read_request, receive_body
 from gateway.deadlines import Deadlines, patience_s
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange
-from gateway.limits.memory import MemoryLimits
+from gateway.limits.interface import ProjectLimits
 from gateway.relay import begin_answer, send_last
 from gateway.settle import Settlement
 from gateway.upload import read_form
@@ -57,7 +57,7 @@ class Pipeline:
         settings: Settings,
         callers: Callers,
         *,
-        limits: MemoryLimits,
+        limits: ProjectLimits,
         dispatcher: Dispatcher,
         settlement: Settlement,
         augmenter: Augmenter,

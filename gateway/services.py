@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.backends.service import ServiceAnswer, ServiceClient, ServiceRequest, ServiceStream
-from gateway.limits.memory import MemoryLimits
+from gateway.limits.interface import ProjectLimits
 from gateway.snapshot import Snapshot
 from guardrails.engine.policy import screen_off_loop
 from guardrails.engine.requests import screen_request
@@ -49,7 +49,7 @@ class ServiceRelay:
         self,
         clients: Mapping[str, ServiceClient],
         settings: Settings,
-        limits: MemoryLimits,
+        limits: ProjectLimits,
         tracing: Tracing,
         metrics: Metrics,
         log: JsonLog,

@@ -26,7 +26,7 @@ class Settlement:
     def begin(self, exchange: Exchange) -> None:
         """Journals that the request is about to be dispatched."""
         exchange.row = _row(exchange, Usage(input_tokens=_estimate(text_bytes(exchange.body))))
-        self._journal.begin(exchange.request_id, exchange.row)
+        self._journal.begin(exchange.row)
         exchange.begun = True
 
     def settle(self, exchange: Exchange) -> None:
@@ -47,7 +47,7 @@ class Settlement:
 
     def _journal_end(self, exchange: Exchange, row: dict[str, Any]) -> None:
         try:
-            self._journal.end(exchange.request_id, row)
+            self._journal.end(row)
         except OSError as error:
             self._log.write("critical", "journal_not_written", request_id=exchange.request_id, reason=error.strerror)
 

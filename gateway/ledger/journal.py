@@ -9,20 +9,26 @@ Recovery, at the next start, turns every `begin` without an `end` into one row w
 
 import fcntl
 import os
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from tidegate.errors import OperatorError
+from tidegate.types import Outcome, UsageSource
 
 BEGIN, END = b"b", b"e"
 """First byte of a line."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
-_skim = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Id(msgspec.Struct):
+    request_id: str
+
+
+_skim = msgspec.json.Decoder(_Id).decode
 
 
 class Journal:
@@ -34,10 +40,7 @@ class Journal:
         self._lock = -1
         self._file = -1
         self._size = 0
-        self.segment = 0
-        self._open: dict[str, int] = {}
-        self._open_in: Counter[int] = Counter()
-        self.unshipped_bytes = 0
+        self._segment = 0
 
     def open(self) -> None:
         """Takes the folder and begins a new file.
@@ -55,9 +58,7 @@ class Journal:
             ) from error
         except OSError as error:
             raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
-        numbers = [int(path.stem) for path in self.segments()]
-        self.unshipped_bytes = sum(path.stat().st_size for path in self.segments())
-        self._begin_segment(max(numbers, default=0) + 1)
+        self._begin_segment(max((number_of(path) for path in segments(self.directory)), default=0) + 1)
 
     def close(self) -> None:
         """Lets the folder go."""
@@ -66,59 +67,65 @@ class Journal:
                 os.close(descriptor)
         self._file = self._lock = -1
 
-    def begin(self, request_id: str, row: dict[str, Any]) -> None:
+    def begin(self, row: dict[str, Any]) -> None:
         """A request is about to be dispatched; `row` holds the usage columns known so far."""
-        self._open[request_id] = self.segment
-        self._open_in[self.segment] += 1
         self._write(BEGIN, row)
 
-    def end(self, request_id: str, row: dict[str, Any]) -> None:
+    def end(self, row: dict[str, Any]) -> None:
         """A request has settled; `row` is its complete usage row."""
         self._write(END, row)
-        began_in = self._open.pop(request_id, None)
-        if began_in is not None:
-            self._open_in[began_in] -= 1
-
-    def sync(self) -> None:
-        """Makes what was written safe against a power failure; blocks on the disk."""
-        if self._file >= 0:
-            os.fdatasync(self._file)
-
-    def segments(self) -> list[Path]:
-        """The journal's files, oldest first."""
-        return sorted(self.directory.glob("*.jsonl"), key=lambda path: int(path.stem))
-
-    def may_drop(self, path: Path) -> bool:
-        """Whether a shipped file is no longer needed: not being written, and every request begun in it has ended."""
-        number = int(path.stem)
-        return number < self.segment and not self._open_in.get(number)
-
-    def dropped(self, path: Path) -> None:
-        """`path` has been deleted."""
-        self._open_in.pop(int(path.stem), None)
 
     def _write(self, mark: bytes, row: dict[str, Any]) -> None:
         line = mark + _encode(row) + b"\n"
         os.write(self._file, line)
         self._size += len(line)
-        self.unshipped_bytes += len(line)
         if self._size >= self._segment_bytes:
             os.close(self._file)
-            self._begin_segment(self.segment + 1)
+            self._begin_segment(self._segment + 1)
 
     def _begin_segment(self, number: int) -> None:
-        self.segment, self._size = number, 0
+        self._segment, self._size = number, 0
         path = self.directory / f"{number:08d}.jsonl"
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
-def is_row(line: bytes) -> bool:
-    """Whether a line holds a whole row: cheaper than `parse`."""
+def segments(directory: Path) -> list[Path]:
+    """A journal's files, oldest first; the last one may still be written."""
+    return sorted(directory.glob("*.jsonl"), key=number_of)
+
+
+def number_of(segment: Path) -> int:
+    """Where a file stands in the journal."""
+    return int(segment.stem)
+
+
+def request_of(line: bytes) -> str | None:
+    """Whose row a line holds; None for a line that a crash has torn. Cheaper than `parse`."""
     try:
-        _skim(line[1:])
+        return _skim(line[1:]).request_id
     except ValueError:
-        return False
-    return True
+        return None
+
+
+def recover(journal: Journal) -> int:
+    """Writes an `interrupted` end for every request that an earlier process began and never ended; how many there were.
+
+    Call it between `Journal.open` and the first request; reads every file that is left.
+    """
+    begun: dict[str, dict[str, Any]] = {}
+    for path in segments(journal.directory):
+        with path.open("rb") as file:
+            for line in file:
+                row = parse(line)
+                if row is None:
+                    continue
+                if line.startswith(END):
+                    begun.pop(row["request_id"], None)
+                else:
+                    begun[row["request_id"]] = row
+    for row in begun.values():
+        journal.end(row | {"outcome": Outcome.INTERRUPTED, "usage_source": UsageSource.ESTIMATED})
+    return len(begun)
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

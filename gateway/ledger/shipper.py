@@ -1,13 +1,16 @@
-"""Carries the journal into the database, in idempotent batches: the request id is the row's key.
+"""Carries journals into the database, in idempotent batches: the request id is the row's key.
 
 The disk is the queue: nothing is kept in memory but a position, so a database that is away costs disk only.
 """
 
 import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from gateway.ledger.journal import END, Journal, is_row, parse
+from gateway.ledger.journal import END, Journal, recover, request_of, segments
+from gateway.place import journals
 from tidegate.config.settings import JournalSettings
 from tidegate.errors import StoreError
 from tidegate.store.database import Database
@@ -15,25 +18,25 @@ from tidegate.store.usage import insert_usage
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
-from tidegate.types import Outcome, UsageSource
 
 _MAX_BACKOFF_S = 30.0
+_REST_S = 10.0
 _BLOCK_BYTES = 262_144
 
 
 class Shipper:
-    """Reads what the journal wrote and inserts it; one per journal."""
+    """Reads what a gateway's processes write into their journals and inserts it; one per machine."""
 
     def __init__(
-        self, journal: Journal, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog
+        self, directory: Path, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog
     ) -> None:
-        self._journal = journal
+        self._directory = directory
         self._database = database
         self._settings = settings
         self._metrics = metrics
         self._log = log
-        self._positions: dict[str, int] = {}
-        self._all_shipped = False
+        self._segments: dict[Path, _Segment] = {}
+        self._unshipped_bytes = 0
 
     async def run(self) -> None:
         """Ships for ever; a database that is away is tried again, more slowly each time."""
@@ -58,49 +61,93 @@ class Shipper:
         Raises:
             StoreError: the database is away; nothing is lost.
         """
-        if self._all_shipped and not self._journal.unshipped_bytes:
+        listed = [segments(directory) for directory in journals(self._directory)]
+        paths = [path for each in listed for path in each]
+        self._unshipped_bytes = sum(path.stat().st_size - self._segment(path).position for path in paths)
+        if not self._unshipped_bytes and all(len(each) < 2 for each in listed):
+            self._metrics.set(names.JOURNAL_UNSHIPPED, 0)
             return 0
-        await asyncio.to_thread(self._journal.sync)
+        await asyncio.to_thread(_sync, paths)
         shipped = 0
-        left = []
-        for path in self._journal.segments():
+        for path in paths:
             while consumed := await self._next_batch(path):
                 shipped += consumed
-            if self._journal.may_drop(path):
-                self._journal.unshipped_bytes -= path.stat().st_size - self._positions.pop(path.name, 0)  # a torn line
+                self._unshipped_bytes -= consumed
+        for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
+            if not self._segments[path].open:
                 path.unlink()
-                self._journal.dropped(path)
-            else:
-                left.append(path)
-        self._all_shipped = len(left) == 1
-        self._metrics.set(names.JOURNAL_UNSHIPPED, self._journal.unshipped_bytes)
+                del self._segments[path]
+        self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, self._unshipped_bytes))
         return shipped
 
+    async def ship_rest(self) -> None:
+        """At the end of the process: what cannot be shipped now is left for the next start."""
+        try:
+            async with asyncio.timeout(_REST_S):
+                await self.ship()
+        except (TimeoutError, StoreError) as error:
+            self._log.write("warning", "journal_left_for_the_next_start", reason=str(error))
+
+    def _segment(self, path: Path) -> "_Segment":
+        return self._segments.setdefault(path, _Segment())
+
     async def _next_batch(self, path: Path) -> int:
-        position = self._positions.get(path.name, 0)
-        rows, consumed = _read(path, position, self._settings.batch_rows)
-        if rows:
+        position = self._segment(path).position
+        begun, ended, consumed = _read(path, position, self._settings.batch_rows)
+        if ended:
             async with self._database.transaction() as connection:
-                await insert_usage(connection, rows)
-        self._positions[path.name] = position + consumed
-        self._journal.unshipped_bytes -= consumed
+                await insert_usage(connection, list(ended.values()))
+        self._segments[path].position = position + consumed
+        self._segments[path].open |= begun
+        for segment in self._segments.values():
+            if segment.open:
+                segment.open -= ended.keys()
         return consumed
 
-    async def recover(self) -> int:
-        """Writes an `interrupted` end for every request that an earlier process began and never ended.
 
-        Runs after `Journal.open` and before the first request. How many there were.
-        """
-        interrupted = await asyncio.to_thread(_unfinished, self._journal)
-        for row in interrupted:
-            self._journal.end(row["request_id"], row)
-        if interrupted:
-            self._log.write("warning", "recovered", interrupted=len(interrupted))
-        return len(interrupted)
+def recover_all(directory: Path, segment_bytes: int, log: JsonLog) -> None:
+    """Turns what earlier processes left unfinished into rows; before the first process of a gateway serves. Blocks.
+
+    Raises:
+        OperatorError: one of them is still running.
+    """
+    for folder in journals(directory):
+        recover_one(folder, segment_bytes, log)
 
 
-def _read(path: Path, position: int, most_rows: int) -> tuple[list[bytes], int]:
-    """The rows to insert from `position` on, as JSON, and the bytes they and the lines between them take.
+def recover_one(folder: Path, segment_bytes: int, log: JsonLog) -> None:
+    """The same for one journal, whose process has ended. Blocks."""
+    journal = Journal(folder, segment_bytes)
+    journal.open()
+    try:
+        if interrupted := recover(journal):
+            log.write("warning", "recovered", interrupted=interrupted)
+    finally:
+        journal.close()
+
+
+@dataclass(slots=True)
+class _Segment:
+    """What is known of a file."""
+
+    position: int = 0
+    """Up to here it is shipped."""
+    open: set[str] = field(default_factory=set)
+    """Requests that began in it and have not ended: until then recovery needs it."""
+
+
+def _sync(paths: Sequence[Path]) -> None:
+    """Makes what was written safe against a power failure; blocks on the disk."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path, position: int, most_rows: int) -> tuple[set[str], dict[str, bytes], int]:
+    """From `position` on: requests that began, rows (as JSON) of those that ended, and the bytes that takes.
 
     A block of what was written a moment ago, so it comes from memory; on the loop, because a thread of Python's would
     fight it for the interpreter lock and cost more.
@@ -108,29 +155,16 @@ def _read(path: Path, position: int, most_rows: int) -> tuple[list[bytes], int]:
     with path.open("rb") as file:
         file.seek(position)
         block = file.read(_BLOCK_BYTES)
-    rows: list[bytes] = []
+    begun: set[str] = set()
+    ended: dict[str, bytes] = {}
     consumed = 0
     for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
-        if len(rows) == most_rows:
+        if len(ended) == most_rows:
             break
         consumed += len(line)
-        if line.startswith(END) and is_row(line):
-            rows.append(line[1:-1])
-    return rows, consumed
-
-
-def _unfinished(journal: Journal) -> list[dict[str, Any]]:
-    begun: dict[str, dict[str, Any]] = {}
-    for path in journal.segments():
-        with path.open("rb") as file:
-            for line in file:
-                row = parse(line)
-                if row is None:
-                    continue
-                if line.startswith(END):
-                    begun.pop(row["request_id"], None)
-                else:
-                    begun[row["request_id"]] = row
-    for row in begun.values():
-        row |= {"outcome": Outcome.INTERRUPTED, "usage_source": UsageSource.ESTIMATED}
-    return list(begun.values())
+        request_id = request_of(line)
+        if request_id is not None and line.startswith(END):
+            ended[request_id] = line[1:-1]
+        elif request_id is not None:
+            begun.add(request_id)
+    return begun - ended.keys(), ended, consumed

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
-from tidegate.errors import RateLimited
+from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.types import Principal
 
 
@@ -21,11 +21,7 @@ class MemoryLimits:
         self._projects: dict[tuple[str, str], _Project] = {}
 
     def admit(self, principal: Principal) -> None:
-        """Takes one request from the project's minute.
-
-        Raises:
-            RateLimited: the minute is used up.
-        """
+        """See `ProjectLimits.admit`."""
         per_minute = principal.limits.requests_per_minute
         if per_minute is None:
             return
@@ -34,27 +30,19 @@ class MemoryLimits:
         project.allowance = min(per_minute, project.allowance + refill)
         project.refilled_at = now
         if project.allowance < 1:
-            wait_s = (1 - project.allowance) * 60 / per_minute
-            raise RateLimited(
-                f"The project has used its {per_minute} requests per minute. Try again in {wait_s:.1f} s.",
-                retry_after_s=wait_s,
-            )
+            raise too_many_per_minute(per_minute, project.allowance)
         project.allowance -= 1
 
     def reserve(self, principal: Principal) -> None:
-        """Takes a slot; `release` gives it back.
-
-        Raises:
-            RateLimited: all slots are taken.
-        """
+        """See `ProjectLimits.reserve`."""
         most = principal.limits.concurrent_requests
         project = self._project(principal, principal.limits.requests_per_minute or 0)
         if most is not None and project.running >= most:
-            raise RateLimited(f"The project already runs its {most} requests at once.", retry_after_s=1)
+            raise too_many_at_once(most)
         project.running += 1
 
     def release(self, principal: Principal) -> None:
-        """Gives a slot back."""
+        """See `ProjectLimits.release`."""
         self._projects[principal.organisation, principal.project].running -= 1
 
     def _project(self, principal: Principal, allowance: float) -> _Project:

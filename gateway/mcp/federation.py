@@ -20,7 +20,7 @@ from mcp_types import (
 from opentelemetry.trace import Span, SpanKind
 
 from gateway.exchange import new_request_id
-from gateway.limits.memory import MemoryLimits
+from gateway.limits.interface import ProjectLimits
 from gateway.mcp.meter import Call, ToolMeter
 from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
 from gateway.mcp.visit import VISIT, Visit
@@ -45,7 +45,7 @@ Context = ServerRequestContext[Any]
 class Federation:
     """Answers `tools/list` and `tools/call` for whoever visits."""
 
-    def __init__(self, settings: McpSettings, limits: MemoryLimits, tracing: Tracing, meter: ToolMeter) -> None:
+    def __init__(self, settings: McpSettings, limits: ProjectLimits, tracing: Tracing, meter: ToolMeter) -> None:
         self._settings = settings
         self._limits = limits
         self._tracing = tracing

@@ -71,7 +71,7 @@ class ToolMeter:
             "trace_id": trace_id,
         }
         try:
-            self._journal.begin(call.request_id, call.row)
+            self._journal.begin(call.row)
         except OSError as error:
             call.row = None
             raise OperatorError("The usage journal cannot be written; calls are refused until it can.") from error
@@ -85,7 +85,7 @@ class ToolMeter:
             return  # no such tool, or refused before there was anything to meter
         call.row |= {"outcome": call.outcome, "duration_ms": round(duration_s * 1000, 3)}
         try:
-            self._journal.end(call.request_id, call.row)
+            self._journal.end(call.row)
         except OSError as error:
             self._log.write("critical", "journal_not_written", request_id=call.request_id, reason=error.strerror)
         self._metrics.count(names.TOOL_CALLS, call.server, call.outcome)

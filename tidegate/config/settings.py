@@ -46,14 +46,18 @@ class GatewaySettings(Section):
     management_port: Port = Field(
         9090, description="Port of /metrics, /healthz and /readyz; keep it off the public network"
     )
-    workers: int = Field(1, ge=1, le=1, description="Processes; more than one needs a shared limit store")
+    workers: int = Field(
+        1, ge=1, le=32, description="Processes on the public port; more than one needs `limits.store: shared`"
+    )
     max_body_bytes: int = Field(
         10_485_760, ge=1024, description="Largest request body, unless the project's limit is lower"
     )
     max_upload_bytes: int = Field(33_554_432, ge=1024, description="Largest form with a sound file")
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body, or a piece of a form")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
-    max_inflight_requests: int = Field(4096, ge=1, description="Requests at once; beyond it the answer is 503")
+    max_inflight_requests: int = Field(
+        4096, ge=1, description="Requests at once in one process; beyond it the answer is 503"
+    )
     drain_delay_s: float = Field(
         0, ge=0, le=600, description="Time after SIGTERM in which all is still served, for routers to notice"
     )
@@ -133,6 +137,14 @@ class JournalSettings(Section):
     ship_interval_s: Seconds = Field(1, description="Pause between shipments")
     batch_rows: int = Field(500, ge=1, le=5000, description="Rows per database transaction")
     segment_bytes: int = Field(16_777_216, ge=4096, description="Size at which a new journal file is begun")
+
+
+class LimitsSettings(Section):
+    """Where limits are counted."""
+
+    store: Literal["process", "shared"] = Field(
+        "process", description="`shared` counts for all workers of this machine together, in shared memory"
+    )
 
 
 class AuthSettings(Section):
@@ -242,6 +254,7 @@ class Settings(Section):
     routing: RoutingSettings = RoutingSettings()
     store: StoreSettings = StoreSettings()
     journal: JournalSettings = JournalSettings()
+    limits: LimitsSettings = LimitsSettings()
     auth: AuthSettings = AuthSettings()
     identity: IdentitySettings = IdentitySettings()
     knowledge: KnowledgeSettings = KnowledgeSettings()

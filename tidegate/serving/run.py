@@ -27,7 +27,7 @@ from tidegate.config.load import load
 from tidegate.config.settings import Settings
 from tidegate.errors import OperatorError
 from tidegate.serving.call import Call
-from tidegate.serving.server import App, Server, asgi
+from tidegate.serving.server import Server, asgi
 from tidegate.telemetry.logs import JsonLog
 
 _BACKLOG = 2048
@@ -53,38 +53,59 @@ Build = Callable[[Settings, JsonLog], AbstractAsyncContextManager[tuple[Service,
 """A composition root: everything a service needs, running; the service and its management application."""
 
 
-def main(
-    name: Literal["gateway", "knowledge", "agents"],
-    about: str,
-    build: Build,
-    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
-) -> None:
+def main(name: Literal["knowledge", "agents"], about: str, build: Build) -> None:
     """The command line of the service that `settings.<name>` configures."""
+    arguments = command_line(about).parse_args()
+    start(name, arguments.config, lambda settings, log: serve_built(name, build, settings, log), asyncio.run)
+
+
+def command_line(about: str) -> argparse.ArgumentParser:
+    """What every service's command line has."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--config", type=Path, default=Path("tidegate.yaml"))
-    arguments = parser.parse_args()
+    return parser
+
+
+def start(
+    name: str,
+    config: Path,
+    serve: Callable[[Settings, JsonLog], Coroutine[Any, Any, None]],
+    run: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    """Reads the configuration and runs what `serve` makes of it; an operator's mistake is told, not shown as a traceback."""
     try:
-        settings = load(arguments.config).document.settings
+        settings = load(config).document.settings
         log = JsonLog(name, settings.telemetry.log_level)
         log.adopt_standard_logging()
-        run(_serve_built(name, build, settings, log))
+        run(serve(settings, log))
     except OperatorError as error:
         sys.exit(f"tidegate {name} cannot start: {error.message}")
 
 
-async def _serve_built(name: str, build: Build, settings: Settings, log: JsonLog) -> None:
+async def serve_built(
+    name: Literal["gateway", "knowledge", "agents"], build: Build, settings: Settings, log: JsonLog
+) -> None:
+    """Serves both ports of a service until a signal."""
     options = getattr(settings, name)
     async with build(settings, log) as (service, management):
-        public = Door(service, f"{name}.port", options.host, options.port)
-        probes = Door(asgi(management), f"{name}.management_port", options.management_host, options.management_port)
-        await serve(public, probes, service, options, keep_alive_s=settings.gateway.keep_alive_s, log=log)
+        public = Door(f"{name}.port", options.host, options.port)
+        probes = Door(f"{name}.management_port", options.management_host, options.management_port)
+        listeners = [listen(door) for door in (public, probes)]
+        server, other = (
+            Server(app, log, keep_alive_s=settings.gateway.keep_alive_s) for app in (service, asgi(management))
+        )
+        await server.listen(listeners[0])
+        await other.listen(listeners[1])
+        log.write("info", "serving", public=f"{public.host}:{public.port}", management_port=probes.port)
+        await serve_until_told(server, service, options, log)
+        await other.close()
+        log.write("info", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where an application listens; `setting` is the name of the port's setting, for error messages."""
+    """Where to listen; `setting` is the name of the port's setting, for error messages."""
 
-    app: App
     setting: str
     host: str
     port: int
@@ -93,42 +114,46 @@ class Door:
 class Patience(Protocol):
     """How long stopping may take."""
 
-    drain_delay_s: float
-    shutdown_grace_s: float
+    @property
+    def drain_delay_s(self) -> float:
+        """In which all is still served."""
+        ...
+
+    @property
+    def shutdown_grace_s(self) -> float:
+        """In which what is under way may finish."""
+        ...
 
 
-async def serve(
-    public: Door, management: Door, service: Service, patience: Patience, *, keep_alive_s: int, log: JsonLog
-) -> None:
-    """Serves until a signal, then stops as the module says.
+class Signals:
+    """SIGTERM and SIGINT, which stop, and SIGUSR1, by which a supervisor says that another process has taken over."""
 
-    Raises:
-        OperatorError: a port cannot be listened on.
-    """
-    listeners = [_listen(door) for door in (public, management)]
-    server, probes = (Server(door.app, log, keep_alive_s=keep_alive_s) for door in (public, management))
-    for each, listener in zip((server, probes), listeners, strict=True):
-        await each.listen(listener)
+    def __init__(self) -> None:
+        self._came: asyncio.Queue[int] = asyncio.Queue()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            asyncio.get_running_loop().add_signal_handler(number, self._came.put_nowait, number)
+
+    async def next(self) -> int:
+        """Waits for the next one."""
+        return await self._came.get()
+
+
+async def serve_until_told(server: Server, service: Service, patience: Patience, log: JsonLog) -> None:
+    """Lets `server`, which listens, serve until a signal, then stops it as the module says."""
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
-    signals: asyncio.Queue[None] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
-    log.write("info", "serving", public=f"{public.host}:{public.port}", management_port=management.port)
-    await signals.get()
+    signals = Signals()
+    if await signals.next() == signal.SIGUSR1:
+        server.stop_listening()
     await _drain(server, service, patience, signals, log)
     await server.close()
-    await probes.close()
-    log.write("info", "stopped")
 
 
-async def _drain(
-    server: Server, service: Service, patience: Patience, signals: asyncio.Queue[None], log: JsonLog
-) -> None:
+async def _drain(server: Server, service: Service, patience: Patience, signals: Signals, log: JsonLog) -> None:
     service.stop()
     server.closing = True
     log.write("info", "draining", requests=len(server.calls), delay_s=patience.drain_delay_s)
-    hurry = asyncio.ensure_future(signals.get())
+    hurry = asyncio.ensure_future(signals.next())
     await _unless(hurry, asyncio.sleep(patience.drain_delay_s))
     server.refusing = True
     await _unless(hurry, server.wait_until_idle(patience.shutdown_grace_s))
@@ -141,7 +166,7 @@ async def _drain(
             await server.wait_until_idle(_LAST_WORDS_S)
 
 
-async def _unless(hurry: asyncio.Future[None], step: Coroutine[Any, Any, Any]) -> None:
+async def _unless(hurry: asyncio.Future[int], step: Coroutine[Any, Any, Any]) -> None:
     """`step`, unless there is a reason to hurry before it has ended."""
     task = asyncio.ensure_future(step)
     await asyncio.wait((task, hurry), return_when=asyncio.FIRST_COMPLETED)
@@ -149,7 +174,12 @@ async def _unless(hurry: asyncio.Future[None], step: Coroutine[Any, Any, Any]) -
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _listen(door: Door) -> socket.socket:
+def listen(door: Door) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OperatorError: the port cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in door.host else socket.AF_INET
     try:
         listener = socket.create_server((door.host, door.port), family=family, backlog=_BACKLOG)

@@ -117,13 +117,18 @@ class Server:
             if call.task is not None:
                 call.task.cancel()
 
+    def stop_listening(self) -> None:
+        """Takes no new connections; another process does."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     async def close(self) -> None:
         """The end: nothing is listened for any more, and idle connections are closed."""
         self.closing = self.refusing = True
         if self._looker is not None:
             self._looker.cancel()
-        if self._listener is not None:
-            self._listener.close()
+        self.stop_listening()
         for connection in list(self.connections):
             connection.close_if_idle()
         for _ in range(_LAST_BYTES_POLLS):  # answers that are complete may still be on their way to slow callers

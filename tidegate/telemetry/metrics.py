@@ -1,14 +1,25 @@
 """Prometheus metrics from the list in `names`, with children cached so that a request pays no look-up by label."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    values,
+)
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from tidegate.telemetry.names import METRICS, Metric
 
 Child = Counter | Gauge | Histogram
-_KINDS: dict[str, type[Counter] | type[Gauge]] = {"counter": Counter, "gauge": Gauge}
 MAX_SERIES_PER_METRIC = 10_000
 _MOST_VALUES = 1000
 
@@ -20,18 +31,24 @@ class Metrics:
     of it: the registry's own counters cost ten times as much.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: "SharedPlace | None" = None) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._shared = shared
+        if shared is not None:
+            shared.take()
         self.registry = CollectorRegistry()
         self._parents: dict[str, Child] = {metric.name: self._make(metric) for metric in METRICS}
         self._children: dict[tuple[str, ...], Child] = {}
+        self._watched: dict[Metric, Callable[[], float]] = {}
         self._counted: dict[tuple[Metric, tuple[str, ...]], float] = {}
         self._observed: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
 
     def _make(self, metric: Metric) -> Child:
         if metric.kind == "histogram":
             return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry)
-        return _KINDS[metric.kind](metric.name, metric.help, metric.labels, registry=self.registry)
+        if metric.kind == "gauge":
+            return Gauge(metric.name, metric.help, metric.labels, registry=self.registry, multiprocess_mode="livesum")
+        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
 
     def _child(self, metric: Metric, labels: tuple[str, ...]) -> Child:
         key = (metric.name, *labels)
@@ -70,12 +87,14 @@ class Metrics:
         observed, self._observed = self._observed, {}
         for (metric, labels), by in counted.items():
             self._child(metric, labels).inc(by)  # type: ignore[union-attr]
-        for (metric, labels), values in observed.items():
-            _add(self._child(metric, labels), values)
+        for (metric, labels), seen in observed.items():
+            _add(self._child(metric, labels), seen)
+        for metric, value in self._watched.items():
+            self.set(metric, value())
 
     def watch(self, metric: Metric, value: Callable[[], float]) -> None:
-        """Makes a gauge read `value` whenever it is asked for."""
-        self._child(metric, ()).set_function(value)  # type: ignore[union-attr]
+        """Makes a gauge read `value` whenever the metrics are folded."""
+        self._watched[metric] = value
 
     def set(self, metric: Metric, value: float) -> None:
         """Sets a gauge."""
@@ -83,7 +102,31 @@ class Metrics:
 
     def render(self) -> bytes:
         """The exposition text of what was folded; blocks for tens of milliseconds with many series: call it in a thread."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry if self._shared is None else self._shared.registry())
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPlace:
+    """One process of several whose metrics add up, in files of prometheus-client's that outlive it."""
+
+    folder: Path
+    name: str
+    """Which no other living process has; a later one of the same name goes on counting where it stopped."""
+
+    def take(self) -> None:
+        """Makes every metric of this process live there; before the first one is made."""
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self.folder)
+        values.ValueClass = values.MultiProcessValue(lambda: self.name)  # type: ignore[no-untyped-call]
+
+    def registry(self) -> CollectorRegistry:
+        """What all processes have folded so far."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
+        return registry
+
+    def bury(self, name: str) -> None:
+        """A process has ended: what it counted stays, what it was doing does not."""
+        mark_process_dead(name, str(self.folder))  # type: ignore[no-untyped-call]
 
 
 def _add(histogram: Child, values: list[float]) -> None:

@@ -5,18 +5,18 @@ import socket
 import pytest
 
 from tidegate.errors import OperatorError
-from tidegate.serving.run import Door, _listen
+from tidegate.serving.run import Door, listen
 
 
 def test_accepted_connections_send_at_once() -> None:
-    with _listen(Door(None, "x.port", "127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+    with listen(Door("x.port", "127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with _listen(Door(None, "x.port", "127.0.0.1", 0)) as listener:
+    with listen(Door("x.port", "127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(OperatorError, match=rf"x\.port: 127\.0\.0\.1:{port} cannot be listened on"):
-            _listen(Door(None, "x.port", "127.0.0.1", port))
+            listen(Door("x.port", "127.0.0.1", port))

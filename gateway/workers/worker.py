@@ -1,0 +1,47 @@
+"""One worker: a gateway that listens on an inherited socket and tells its supervisor how far it is.
+
+It prints `serving` once it accepts connections and `ready` once it has resources, on standard output.
+"""
+
+import asyncio
+import os
+import socket
+
+from gateway.app import Gateway, build
+from gateway.place import Place
+from tidegate.config.settings import Settings
+from tidegate.errors import OperatorError
+from tidegate.serving.children import die_with_parent
+from tidegate.serving.run import serve_until_told
+from tidegate.serving.server import Server
+from tidegate.telemetry.logs import JsonLog
+
+_LOOK_EVERY_S = 0.1
+
+
+async def work(settings: Settings, log: JsonLog, place: Place) -> None:
+    """Serves until it is told to stop.
+
+    Raises:
+        OperatorError: see `build`; or the supervisor has gone already.
+    """
+    die_with_parent()
+    if os.getppid() != place.supervisor:
+        raise OperatorError("the supervisor has gone")
+    async with build(settings, log, place) as (gateway, _):
+        server = Server(gateway, log, keep_alive_s=settings.gateway.keep_alive_s)
+        await server.listen(socket.socket(fileno=place.listener))
+        _tell("serving")
+        telling = asyncio.ensure_future(_tell_when_ready(gateway))
+        await serve_until_told(server, gateway, settings.gateway, log)
+        telling.cancel()
+
+
+async def _tell_when_ready(gateway: Gateway) -> None:
+    while gateway.not_ready() is not None:  # noqa: ASYNC110 - until resources are applied, once in a life
+        await asyncio.sleep(_LOOK_EVERY_S)
+    _tell("ready")
+
+
+def _tell(what: str) -> None:
+    os.write(1, what.encode() + b"\n")
