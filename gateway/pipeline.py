@@ -76,6 +76,7 @@ class Pipeline:
         self._metrics = metrics
         self._log = log
         metrics.watch(names.INFLIGHT, lambda: len(self.inflight))
+        metrics.watch(names.TASKS, lambda: len(asyncio.all_tasks(self._loop)))
         self._deadlines = Deadlines()
         self.inflight: set[Exchange] = set()
 

@@ -1,5 +1,6 @@
 """Fixtures every test may use, and the rules every test obeys: clean environment, loopback only, no skips in CI."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -41,6 +42,16 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test the gateways that it used hold no task, request or dead socket, and this process no task."""
+    shared = request.getfixturevalue("gateway") if "gateway" in request.fixturenames else None
+    yield
+    assert shared is None or shared.left() == []
+    pending = [task for task in asyncio.tasks._all_tasks if not task.done()]  # type: ignore[attr-defined]
+    assert pending == [], "tasks of this test's own"
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Where everything is required, a skipped test is a failed test."""
@@ -79,8 +90,12 @@ def own_gateway(tmp_path: Path, fake: Fake) -> Iterator[Any]:
         return made[-1]
 
     yield build
+    left = {gateway.folder.name: gateway.left() for gateway in made if gateway.process.popen.poll() is None}
     for gateway in made:
         gateway.process.stop()
+    assert {name: found for name, found in left.items() if found} == {}
+    complaints = ("was never retrieved", "was destroyed but it is pending", "was never awaited")
+    assert [gateway.folder.name for gateway in made if any(text in gateway.process.text() for text in complaints)] == []
 
 
 @pytest.fixture(scope="session")

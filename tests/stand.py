@@ -276,6 +276,8 @@ class Gateway:
         argv = [sys.executable, "-m", "gateway", "--config", str(self.config)]
         self.process = Process(argv, self.folder / "gateway.log")
         self.wait_ready()
+        several = self.metrics().get("tidegate_workers", 0) > 0  # whose tasks are not all there yet
+        self.usual_tasks = float("inf") if several else self.metrics()["tidegate_tasks"]
 
     def wait_ready(self) -> None:
         self.process.wait_for(f"{self.management_url}/readyz", START_TIMEOUT_S)
@@ -346,10 +348,43 @@ class Gateway:
         assert len(found) == 1
         return dict(found[0])
 
+    def left(self) -> list[str]:
+        """What requests have left behind in the running process, some moments after the last one: nothing, that is."""
+
+        def found() -> list[str]:
+            metrics = self.metrics()
+            more = metrics["tidegate_tasks"] - self.usual_tasks
+            out = [f"{more:.0f} tasks"] if more > 0 else []
+            if metrics["tidegate_inflight_requests"]:
+                out.append(f"{metrics['tidegate_inflight_requests']:.0f} requests in flight")
+            half_closed = half_closed_sockets(self.process.popen.pid)
+            return out + ([f"{half_closed} sockets whose other end has gone"] if half_closed else [])
+
+        deadline = time.monotonic() + 3
+        while (left := found()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return left
+
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """The JSON log lines, of one event if named."""
         lines = [json.loads(line) for line in self.process.text().splitlines() if line.startswith("{")]
         return [line for line in lines if event is None or line["event"] == event]
+
+
+def half_closed_sockets(pid: int) -> int:
+    """How many sockets of a process stay open although their other end was closed (CLOSE_WAIT)."""
+    inodes = set()
+    for path in ("/proc/net/tcp", "/proc/net/tcp6"):
+        lines = [line.split() for line in Path(path).read_text().splitlines()[1:]]
+        inodes |= {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "08"}
+    return sum(os.readlink(link) in inodes for link in _links(pid))
+
+
+def _links(pid: int) -> list[Path]:
+    try:
+        return [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    except OSError:
+        return []
 
 
 def events_of(text: str) -> list[Any]:

@@ -1,7 +1,7 @@
 """Limits of one process: requests per minute and requests at once, per project."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.types import Principal
@@ -10,7 +10,7 @@ from tidegate.types import Principal
 @dataclass(slots=True)
 class _Project:
     allowance: float
-    refilled_at: float = field(default_factory=time.monotonic)
+    refilled_at: float
     running: int = 0
 
 
@@ -49,5 +49,5 @@ class MemoryLimits:
         key = (principal.organisation, principal.project)
         project = self._projects.get(key)
         if project is None:
-            project = self._projects[key] = _Project(allowance)
+            project = self._projects[key] = _Project(allowance, time.monotonic())
         return project

@@ -38,6 +38,7 @@ RETRIES = Metric("tidegate_upstream_retries", "counter", "Attempts after the fir
 RETRIES_REFUSED = Metric("tidegate_upstream_retries_refused", "counter", "Retries that the budget forbade", ("model",))
 EJECTIONS = Metric("tidegate_replica_ejections", "counter", "Times a replica got no requests for a while", ("replica",))
 INFLIGHT = Metric("tidegate_inflight_requests", "gauge", "Admitted requests that have not settled")
+TASKS = Metric("tidegate_tasks", "gauge", "Asynchronous tasks that have not ended")
 WORKERS = Metric("tidegate_workers", "gauge", "Workers that serve, where there are several")
 WORKERS_LOST = Metric("tidegate_workers_lost", "counter", "Workers that ended by themselves and were started again")
 JOURNAL_UNSHIPPED = Metric("tidegate_journal_unshipped_bytes", "gauge", "Journal bytes not yet in the database")

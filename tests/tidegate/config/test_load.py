@@ -41,7 +41,7 @@ def test_the_shipped_configurations_are_valid(name: str) -> None:
         ),
         ("resources:\n  policies: [{name: p, allow_request_fields: [modle]}]\n", "['modle'] are not guarded"),
         ("resources:\n  policies: [{name: p}, {name: p}]\n", "share a name: ['p']"),
-        ("settings:\n  gateway:\n    workers: 2\n", "settings.gateway.workers"),
+        ("settings:\n  gateway:\n    workers: 33\n", "settings.gateway.workers"),
     ],
 )
 def test_a_mistake_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -1,0 +1,50 @@
+"""What the gateway's processes must do when they stop, die, are replaced, or are several. See `requirements.py`."""
+
+from tests.conformance.requirements import Requirement
+
+_DRAIN = "tests/operations/test_drain.py::"
+_ROUTER = "tests/operations/test_haproxy.py::"
+_WORKERS = "tests/operations/test_workers.py::"
+
+PROCESSES = (
+    Requirement(
+        "processes.drain",
+        "platform",
+        "SIGTERM: readiness first, then no new requests, then the end of what takes too long; rows are shipped",
+        (
+            _DRAIN + "test_readiness_fails_first_while_everything_is_served",
+            _DRAIN + "test_then_new_requests_are_refused_and_running_ones_finish",
+            _DRAIN + "test_what_is_left_at_the_deadline_gets_a_last_event_that_says_so",
+            _DRAIN + "test_a_whole_answer_that_takes_too_long_is_refused_at_the_deadline",
+            _DRAIN + "test_a_second_signal_does_not_wait",
+            _DRAIN + "test_idle_connections_do_not_hold_up_the_end",
+        ),
+    ),
+    Requirement(
+        "processes.router",
+        "platform",
+        "Behind HAProxy nobody notices a rolling restart, and a silent stream is not cut; what it hides is known",
+        (
+            _ROUTER + "test_nobody_notices_ten_rolling_restarts",
+            _ROUTER + "test_a_silent_stream_outlives_the_routers_patience",
+            _ROUTER + "test_a_whole_answer_does_not",
+            _ROUTER + "test_a_hang_up_reaches_the_gateway_only_with_abortonclose",
+        ),
+    ),
+    Requirement(
+        "processes.workers",
+        "platform",
+        "Several workers are as one: limits and metrics are common, a dead one is replaced, a reload drops nothing",
+        (
+            _WORKERS + "test_several_workers_without_shared_limits_refuse_to_start",
+            _WORKERS + "test_all_workers_serve_and_their_metrics_and_rows_add_up",
+            _WORKERS + "test_a_limit_holds_for_all_workers_together",
+            _WORKERS + "test_slots_hold_for_all_workers_and_a_killed_one_gives_its_own_back",
+            _WORKERS + "test_a_killed_worker_is_replaced_and_makes_no_counter_fall",
+            _WORKERS + "test_a_reload_drops_neither_request_nor_stream",
+            _WORKERS + "test_a_bad_configuration_changes_nothing",
+            _WORKERS + "test_stopping_waits_for_every_worker_and_ships_their_journals",
+            _WORKERS + "test_workers_end_when_their_supervisor_is_killed",
+        ),
+    ),
+)
