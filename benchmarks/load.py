@@ -1,4 +1,4 @@
-"""The load generator: bare sockets on uvloop, one request after the other per connection.
+"""The load generator: bare sockets on uvloop, one request after the other per connection. The body comes by standard input.
 
 Prints one JSON object: latencies in ms (whole answer; its first byte), requests, chunks, errors.
 """
@@ -58,6 +58,13 @@ class Caller(asyncio.Protocol):
         return int(self._parser.get_status_code())
 
 
+def head_of(port: int, key: str, length: int) -> bytes:
+    """The head of a chat request."""
+    lines = [f"host: 127.0.0.1:{port}", "content-type: application/json", f"content-length: {length}"]
+    lines += [f"authorization: Bearer {key}"] if key else []
+    return "\r\n".join(["POST /v1/chat/completions HTTP/1.1", *lines, "", ""]).encode()
+
+
 async def run(host: str, port: int, request: bytes, connections: int, total: int, stream: bool) -> dict[str, object]:
     loop = asyncio.get_running_loop()
     left = total
@@ -103,15 +110,9 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=1)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--key", default="")
-    parser.add_argument("--body", required=True)
     arguments = parser.parse_args()
-    body = arguments.body.encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:{arguments.port}\r\ncontent-type: application/json\r\n"
-    )
-    if arguments.key:
-        head += f"authorization: Bearer {arguments.key}\r\n"
-    request = f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
+    body = sys.stdin.buffer.read()
+    request = head_of(arguments.port, arguments.key, len(body)) + body
     stream = bool(json.loads(body).get("stream"))
     result = uvloop.run(run("127.0.0.1", arguments.port, request, arguments.connections, arguments.requests, stream))
     json.dump(result, sys.stdout)

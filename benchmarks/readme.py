@@ -16,8 +16,8 @@ def table() -> str:
         f"{result['date']} · {result['machine']} · {result['store']} · medians of {result['rounds']} interleaved rounds",
         f"· {versions}",
         "",
-        "| mode | connections | system | CPU µs per request | CPU µs per chunk | added p50 ms | added p99 ms | resident MB |",
-        "|---|---:|---|---:|---:|---:|---:|---:|",
+        "| mode | at once | system | CPU µs a request | a chunk | to vllm-router | added p50 ms | added p99 ms | resident MB |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     order = {"json": 0, "burst": 1, "paced": 2}
     rows = [row for row in result["rows"] if row["system"] != "direct"]
@@ -25,6 +25,7 @@ def table() -> str:
         chunk = "" if row["cpu_us_per_chunk"] is None else f"{row['cpu_us_per_chunk']:.1f}"
         lines.append(
             f"| {row['mode']} | {row['connections']} | {row['system']} | {row['cpu_us_per_request']:.0f} | {chunk} "
+            f"| {row['cpu_to_vllm_router']:.2f} "
             f"| {row['added_p50_ms']:.2f} | {row['added_p99_ms']:.2f} | {row['rss_mb']:.0f} |"
         )
     return "\n".join(lines)

@@ -10,16 +10,15 @@ import platform
 import selectors
 import socket
 import statistics
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead import System, cpu_name, router_version, start_router
 from benchmarks.readme import put
+from benchmarks.stage import System, cpu_name, stage, version_of
 from tests.operations.cancellation import State, leave, request_bytes, states
-from tests.stand import STREAM_HEAD, Fake, Gateway, Process, chat_chunk, chunked, sse, wait_until
+from tests.stand import STREAM_HEAD, Fake, Gateway, chat_chunk, chunked, sse, wait_until
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "relay.json"
@@ -80,24 +79,23 @@ def slow_readers(system: System, fake: Fake) -> dict[str, float]:
 
 def run() -> dict[str, Any]:
     """Everything; the result as it is written."""
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-bench-"))
     wanted = list(states())
     routed = [state for state in wanted if state.path in ("/v1/chat/completions", "/v1/completions")]
-    processes: list[Process] = []
     with ExitStack() as stack:
+        made = stack.enter_context(stage())
         for name in ("fake", "gateway"):
-            (folder / name).mkdir()
-        fake = Fake(folder / "fake")
+            (made.folder / name).mkdir()
+        fake = Fake(made.folder / "fake")
         stack.callback(fake.process.stop)
-        gateway = Gateway(folder / "gateway", [fake.url])
+        gateway = Gateway(made.folder / "gateway", [fake.url])
         stack.callback(gateway.process.stop)
-        router = start_router(folder, fake.url, processes)
-        stack.callback(processes[0].stop)
+        made.upstream_port = fake.port
+        router = made.start_vllm_router()
         ours = System("tidegate", gateway.port, gateway.process, key=gateway.key)
         result = {
             "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "vllm-router": router_version(),
+            "vllm-router": version_of("vllm_router"),
             "cancellation": {
                 "tidegate": cancellations(ours, fake, wanted),
                 "vllm-router": cancellations(router, fake, routed),

@@ -15,7 +15,7 @@ from mcp_types import ToolAnnotations
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import Field
 
-from benchmarks import footprint, knowledge, overhead, pan, readme, relay
+from benchmarks import footprint, knowledge, pan, readme, relay, stage
 from gateway.routing.replicas import ReplicaState
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused, screen_request
@@ -45,7 +45,7 @@ def test_the_readme_tables_are_generated_from_the_results() -> None:
 
 def test_the_benchmark_runs_a_valid_production_configuration(tmp_path: Path) -> None:
     """`make bench` runs in no CI: a change of the configuration must not break it unseen."""
-    document = overhead.configuration(tmp_path, "http://127.0.0.1:1", 4318, "sqlite+aiosqlite:///x.db")
+    document = stage.configuration(tmp_path, "http://127.0.0.1:1", 4318, "sqlite+aiosqlite:///x.db")
     assert Document.model_validate(document).resources.models[0].name == "fake"
 
 
