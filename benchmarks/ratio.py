@@ -14,7 +14,7 @@ from benchmarks.stage import ROOT, System, check_books, cpu_name, stage, store
 
 RESULT = ROOT / "benchmarks" / "results" / "ratio.json"
 PAIRS = 5
-PLAN = (("json", 16, 1500), ("burst", 16, 800), ("paced", 16, 48))
+PLAN = (("json", 16, 1500), ("burst", 16, 800), ("paced", 16, 16))
 LARGE_BYTES, SMALL_BYTES = 400_000, 4_000
 
 

@@ -133,12 +133,19 @@ class Stage:
 
     def start_routers(self) -> list[System]:
         """vllm-router and sglang-router with policy cache_aware; LiteLLM, if it is there."""
-        argv = [str(_routers() / "python"), "-m", "sglang_router.launch_router", *self._routing, "--log-level", "error"]
+        argv = [
+            str(routers_env() / "python"),
+            "-m",
+            "sglang_router.launch_router",
+            *self._routing,
+            "--log-level",
+            "error",
+        ]
         systems = [self.start_vllm_router(), self._router("sglang-router", argv)]
         return systems + ([self._litellm()] if LITELLM_ENV.exists() else [])
 
     def start_vllm_router(self) -> System:
-        argv = [str(_routers() / "vllm-router"), *self._routing, "--log-level", "warning"]
+        argv = [str(routers_env() / "vllm-router"), *self._routing, "--log-level", "warning"]
         return self._router("vllm-router", argv)
 
     @property
@@ -177,10 +184,10 @@ class Stage:
             process.stop()
 
 
-def _routers() -> Path:
+def routers_env() -> Path:
     """The programs of the routers' environment, which is made if it is not there."""
     programs = ROUTER_ENV / "bin"
-    if not (programs / "sglang-router").exists():
+    if not (programs / "py-spy").exists():
         print("installing the routers into .venv-bench …", flush=True)
         subprocess.run([sys.executable, "-m", "venv", str(ROUTER_ENV)], check=True)
         lock = ROOT / "requirements" / "bench.lock"

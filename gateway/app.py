@@ -50,7 +50,7 @@ from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, Overloaded, Stopping, TidegateError
+from tidegate.errors import MethodNotAllowed, Overloaded, TidegateError
 from tidegate.identity import Minter, Verifier
 from tidegate.serving.call import Call, header_lines
 from tidegate.serving.http import management
@@ -126,11 +126,6 @@ class Gateway:
     def stop(self) -> None:
         """From here on the process reports that it is not ready."""
         self.stopping = True
-
-    def cut(self) -> None:
-        """Ends every request under way; a stream's last event says why."""
-        for exchange in list(self.pipeline.inflight):
-            exchange.cut(Stopping("The gateway stopped before the answer was complete."), also_at_the_end=True)
 
     def not_ready(self) -> str | None:
         """Why no request should be sent here; None if all is well."""

@@ -14,7 +14,7 @@ from gateway.backends.connection import Buffer
 from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
-from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, TidegateError
+from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, Stopping, TidegateError
 from tidegate.serving.call import Call
 from tidegate.types import Outcome, Principal, Usage, Verdict
 from tidegate.wire.openai import GenerateRequest
@@ -171,6 +171,7 @@ class Exchange:
 
     def __init__(self, call: Call, snapshot: Snapshot, operation: Operation) -> None:
         self.call = call
+        call.on_stop = self._stop
         self.snapshot = snapshot
         self.operation = operation
         self.path = call.path
@@ -217,6 +218,9 @@ class Exchange:
 
     def _gone(self) -> None:
         self.cut(ClientGone("the caller hung up"))
+
+    def _stop(self) -> None:
+        self.cut(Stopping("The gateway stopped before the answer was complete."), also_at_the_end=True)
 
     def carry_trace(self, value: bytes) -> None:
         """From here on the trace goes on under `value`, a traceparent."""

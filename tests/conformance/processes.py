@@ -4,6 +4,7 @@ from tests.conformance.requirements import Requirement
 
 _DRAIN = "tests/operations/test_drain.py::"
 _ROUTER = "tests/operations/test_haproxy.py::"
+_COST = "tests/operations/test_cost.py::"
 _WORKERS = "tests/operations/test_workers.py::"
 
 PROCESSES = (
@@ -45,6 +46,15 @@ PROCESSES = (
             _WORKERS + "test_a_bad_configuration_changes_nothing",
             _WORKERS + "test_stopping_waits_for_every_worker_and_ships_their_journals",
             _WORKERS + "test_workers_end_when_their_supervisor_is_killed",
+        ),
+    ),
+    Requirement(
+        "processes.cost",
+        "platform",
+        "A request costs no more than it did, and leaves nothing behind",
+        (
+            _COST + "test_a_request_costs_no_more_than_was_recorded_beside_a_bare_relay",
+            _COST + "test_memory_sockets_and_tasks_stay_as_they_are",
         ),
     ),
 )

@@ -138,7 +138,7 @@ def test_a_request_cut_off_by_the_end_of_the_grace_still_has_its_row(own_gateway
         gateway.process.popen.terminate()
         assert gateway.process.popen.wait(15) == 0
     (row,) = gateway.usage()
-    assert (row["outcome"], row["usage_source"]) == ("cancelled", "counted") and row["output_tokens"] > 5
+    assert (row["outcome"], row["usage_source"]) == ("interrupted", "counted") and row["output_tokens"] > 5
     wait_until(lambda: fake.truth()["cancelled"] == 1)
 
 

@@ -52,7 +52,7 @@ class Call:
 
     __slots__ = (
         "_connection", "_expects", "_head", "_left", "_pieces", "_size", "_told", "_waiters", "answered", "chunked",
-        "fields", "gone", "headers", "keep_alive", "method", "modern", "more", "on_gone", "path", "started", "target",
+        "fields", "gone", "headers", "keep_alive", "method", "modern", "more", "on_gone", "on_stop", "path", "started", "target",
         "task",
     )  # fmt: skip
 
@@ -83,6 +83,8 @@ class Call:
         self.task: asyncio.Task[None] | None = None
         self.on_gone: Callable[[], None] | None = None
         """Called once if the caller hangs up before the answer is complete."""
+        self.on_stop: Callable[[], None] | None = None
+        """Called in place of cancelling the task where the process stops and the time to finish is over."""
         self.more = True
         """Whether there may be more of the body than has come."""
         self.gone = self.started = self.answered = False

@@ -59,9 +59,6 @@ class Door:
         """Why no request should be sent here; None if all is well."""
         return "stopping" if self._stopping else None
 
-    def cut(self) -> None:
-        """Nothing here knows last words: calls are cancelled, and say what they have to say then."""
-
     async def __call__(self, call: Call) -> None:
         """One request."""
         began, status = time.perf_counter(), 0

@@ -45,9 +45,6 @@ class Service(Protocol):
     def stop(self) -> None:
         """From here on it reports that it is not ready."""
 
-    def cut(self) -> None:
-        """Ends what is under way, with last words where its callers understand some."""
-
 
 Build = Callable[[Settings, JsonLog], AbstractAsyncContextManager[tuple[Service, Any]]]
 """A composition root: everything a service needs, running; the service and its management application."""
@@ -160,9 +157,9 @@ async def _drain(server: Server, service: Service, patience: Patience, signals: 
     hurry.cancel()
     if server.calls:
         log.write("warning", "cut", requests=len(server.calls))
-        service.cut()
+        server.cut(gently=True)
         if not await server.wait_until_idle(_LAST_WORDS_S):
-            server.cut()
+            server.cut(gently=False)
             await server.wait_until_idle(_LAST_WORDS_S)
 
 

@@ -79,7 +79,7 @@ class Server:
 
     def _ended(self, call: Call) -> None:
         self.calls.discard(call)
-        call.task = call.on_gone = None
+        call.task = call.on_gone = call.on_stop = None
         if not self.calls:
             self._idle.set()
 
@@ -111,10 +111,12 @@ class Server:
             return False
         return True
 
-    def cut(self) -> None:
-        """Cancels every call that is under way."""
+    def cut(self, *, gently: bool) -> None:
+        """Ends every call that is under way; gently, so that it may say its last words, or at once."""
         for call in list(self.calls):
-            if call.task is not None:
+            if gently and call.on_stop is not None:
+                call.on_stop()
+            elif call.task is not None:
                 call.task.cancel()
 
     def stop_listening(self) -> None:
