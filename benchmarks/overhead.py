@@ -61,7 +61,7 @@ def measure(system: System, mode: str, connections: int, requests: int, *, promp
     system.sent += requests
     before = system.cpu_ns()
     done = subprocess.run(
-        pinned(OTHER_CORE, argv), input=json.dumps(body), capture_output=True, text=True, cwd=ROOT, timeout=300
+        pinned(OTHER_CORE, argv), input=json.dumps(body), capture_output=True, text=True, cwd=ROOT, timeout=60
     )
     if done.returncode:
         raise SystemExit(f"load on {system.name} failed: {done.stderr}")

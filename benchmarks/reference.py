@@ -38,6 +38,12 @@ class Upstream(asyncio.Protocol):
         self.caller = None
         self._idle.append(self)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.caller is not None:
+            self.caller.transport.close()
+        elif self in self._idle:
+            self._idle.remove(self)
+
 
 class Caller(asyncio.Protocol):
     """A caller's connection."""

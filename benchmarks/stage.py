@@ -6,6 +6,7 @@ The system under test is pinned to one core; upstream, load and everything else 
 import asyncio
 import contextlib
 import platform
+import socket
 import subprocess
 import sys
 import tempfile
@@ -128,7 +129,7 @@ class Stage:
         port = free_port()
         argv = [sys.executable, "-m", "benchmarks.reference", "--port", str(port)]
         process = self.run(SYSTEM_CORE, [*argv, "--upstream", f"127.0.0.1:{self.upstream_port}"], "reference")
-        wait_until(lambda: get(f"http://127.0.0.1:{port}/health") is not None, 20, "the reference relay")
+        wait_until(lambda: _listens(port), 20, "the reference relay")
         return System("reference", port, process)
 
     def start_routers(self) -> list[System]:
@@ -182,6 +183,11 @@ class Stage:
     def close(self) -> None:
         for process in self.processes:
             process.stop()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def routers_env() -> Path:

@@ -18,6 +18,7 @@ from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, Stopping,
 from tidegate.serving.call import Call
 from tidegate.types import Outcome, Principal, Usage, Verdict
 from tidegate.wire.openai import GenerateRequest
+from tidegate.wire.skim import Skim
 
 _CLIENT_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -132,6 +133,8 @@ class Exchange:
     """Where a service of ours calls: the request that it works on."""
     model: ServedModel | None = None
     request: GenerateRequest | None = None
+    skim: Skim | None = None
+    """A look at the body as it came."""
     body = b""
     """As the caller sent it, or as a guardrail or a preset has changed it."""
     upload: Upload | None = None

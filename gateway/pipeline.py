@@ -44,6 +44,7 @@ from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
 from tidegate.wire.openai import GenerateRequest
+from tidegate.wire.skim import Skim
 
 _LAST_WORDS_S = 2.0
 """How long a caller has to take an error."""
@@ -154,7 +155,8 @@ class Pipeline:
         exchange.due = began + settings.body_timeout_s
         self._deadlines.add(exchange)
         exchange.body = await receive_body(exchange, most)
-        exchange.request = read_request(exchange.body)
+        exchange.skim = Skim(exchange.body)
+        exchange.request = read_request(exchange.body, exchange.skim)
         exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
         exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._settings.relay.max_request_s)
         exchange.watch()
@@ -170,7 +172,7 @@ class Pipeline:
             _check_guarded_fields(request, policy)
         _refuse_token_answers(request, policy)
         if exchange.upload is None:
-            check_media(policy, exchange.body)
+            check_media(policy, exchange.body, exchange.skim)
 
     async def screen_input(self, exchange: Exchange) -> None:
         """The policy's guardrails on what the caller sends: pass, mask or refuse."""
@@ -182,7 +184,9 @@ class Pipeline:
             span = self._tracing.start(names.SPAN_SCREEN_INPUT, exchange.span)
         try:
             _refuse_token_prompt(exchange.request)
-            exchange.body, exchange.verdicts = await screen_off_loop(screen_request, policy, exchange.body)
+            exchange.body, exchange.verdicts = await screen_off_loop(
+                screen_request, policy, policy.inputs, exchange.body
+            )
         except Refused as error:
             exchange.verdicts = list(error.verdicts)
             raise

@@ -71,7 +71,7 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
     if exchange.policy is not None and exchange.policy.outputs:
-        body, verdicts = await screen_off_loop(dialect.screen_answer, exchange.policy, body)
+        body, verdicts = await screen_off_loop(dialect.screen_answer, exchange.policy, exchange.policy.outputs, body)
         exchange.note_filtered(verdicts)
     if exchange.citations is not None:
         body = cite_answer(body, exchange.citations)

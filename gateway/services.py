@@ -148,7 +148,7 @@ class ServiceRelay:
             raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`.")
         snapshot: Snapshot = request.state.snapshot
         policy = snapshot.policies[request.state.principal.policy]
-        body, verdicts = await screen_off_loop(screen_request, policy, body)
+        body, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, body)
         for verdict in verdicts:
             self._metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
         return body

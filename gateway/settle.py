@@ -25,7 +25,7 @@ class Settlement:
 
     def begin(self, exchange: Exchange) -> None:
         """Journals that the request is about to be dispatched."""
-        exchange.row = _row(exchange, Usage(input_tokens=_estimate(text_bytes(exchange.body))))
+        exchange.row = _row(exchange, Usage(input_tokens=_estimate(_text_bytes(exchange))))
         self._journal.begin(exchange.row)
         exchange.begun = True
 
@@ -121,10 +121,15 @@ def final_usage(exchange: Exchange) -> Usage:
         return exchange.usage
     if not exchange.begun:
         return Usage(source=UsageSource.COUNTED)  # nothing was sent to a model
-    estimate = _estimate(text_bytes(exchange.body))
+    estimate = _estimate(_text_bytes(exchange))
     if exchange.pieces:
         return Usage(input_tokens=estimate, output_tokens=exchange.pieces, source=UsageSource.COUNTED)
     return Usage(input_tokens=estimate, output_tokens=_estimate(exchange.answer_bytes), source=UsageSource.ESTIMATED)
+
+
+def _text_bytes(exchange: Exchange) -> int:
+    inline = exchange.skim is None or exchange.skim.may_hold(b"data:")
+    return text_bytes(exchange.body) if inline else len(exchange.body)
 
 
 def text_bytes(body: bytes) -> int:

@@ -78,6 +78,10 @@ _FIRST_GROUPS = frozenset(shape[0] for shape in _PRINTED)
 _MOST_GROUPS = max(map(len, _PRINTED))
 
 
+_NO_DIGITS = bytes(set(range(256)) - set(b"0123456789"))
+_OTHER_ESCAPE = re.compile(rb'\\[^n"]')
+
+
 class Config(BaseModel):
     """Options of `type: pan`."""
 
@@ -103,10 +107,14 @@ class CardNumbers:
         self.on_output = Action(config.on_output)
 
     def may_match(self, raw: bytes) -> bool:
-        """Few passes in C; escapes and non-ASCII text may hide digits or separators, so they answer True."""
+        """Few passes in C. Escapes and non-ASCII text may hide digits or separators, so they answer True; but an escaped digit
+        shows a digit, too, so that few digits are few in any case.
+        """
         if not raw.isascii():
             return True
-        if b"\\" in raw and b"\\" in raw.replace(b"\\n", b"").replace(b'\\"', b""):
+        if len(raw.translate(None, _NO_DIGITS)) < MIN_DIGITS:
+            return False
+        if b"\\" in raw and _OTHER_ESCAPE.search(raw) is not None:
             return True
         return b"0" * MIN_DIGITS in raw.translate(_DIGITS_TO_ZERO, _ASCII_SEPARATORS)
 

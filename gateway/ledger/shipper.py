@@ -75,8 +75,8 @@ class Shipper:
                 self._unshipped_bytes -= consumed
         for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
             if not self._segments[path].open:
+                self._unshipped_bytes -= path.stat().st_size - self._segments.pop(path).position  # a torn line
                 path.unlink()
-                del self._segments[path]
         self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, self._unshipped_bytes))
         return shipped
 

@@ -128,7 +128,7 @@ class Federation:
 
     async def _screened_arguments(self, policy: Policy, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
         raw = encode(arguments)
-        screened, verdicts = await screen_off_loop(screen_request, policy, raw)
+        screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, raw)
         call.verdicts += verdicts
         return arguments if screened is raw else decode_object(screened)
 
@@ -136,7 +136,7 @@ class Federation:
         """The result as the policy lets it pass; one that it does not is an error that the model can read."""
         text = encode(raw)
         try:
-            screened, verdicts = await screen_off_loop(screen_request, policy, text)
+            screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, text)
         except Screened as error:
             call.verdicts += error.verdicts
             told = "The tool's result is withheld: it holds what the policy of this project does not let pass."

@@ -1,7 +1,7 @@
 """A policy: the guardrails and permissions a project's requests obey, built once and shared."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from tidegate import plugins
 from tidegate.config import resources
 from tidegate.types import Action, Verdict
 
-_LARGE_BYTES = 131_072
+_LARGE_BYTES, _HUGE_BYTES = 131_072, 2_097_152
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +43,16 @@ def build_policy(spec: resources.Policy) -> Policy:
 Screen = Callable[[Policy, bytes], tuple[bytes, list[Verdict]]]
 
 
-async def screen_off_loop(screen: Screen, policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
-    """`screen(policy, raw)`; a large body is read in a thread, so that other requests go on meanwhile."""
+async def screen_off_loop(
+    screen: Screen, policy: Policy, guardrails: Sequence[Guardrail], raw: bytes
+) -> tuple[bytes, list[Verdict]]:
+    """`screen(policy, raw)`, which asks `guardrails`; a large body in which there may be a finding is read in a thread, so
+    that other requests go on meanwhile.
+    """
     if len(raw) < _LARGE_BYTES:
         return screen(policy, raw)
+    if len(raw) < _HUGE_BYTES and not any(guardrail.may_match(raw) for guardrail in guardrails):
+        return raw, []
     return await asyncio.to_thread(screen, policy, raw)
 
 

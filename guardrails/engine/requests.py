@@ -10,6 +10,7 @@ from guardrails.engine.texts import mask
 from tidegate.errors import ContentFiltered, InvalidRequest
 from tidegate.types import Action, Verdict
 from tidegate.wire.openai import decode_object, encode
+from tidegate.wire.skim import Skim
 
 _INLINE_MEDIA = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,[A-Za-z0-9+/=]*\Z")
 
@@ -58,13 +59,13 @@ class Refused(ContentFiltered):
         self.verdicts = verdicts
 
 
-def check_media(policy: Policy, raw: bytes) -> None:
+def check_media(policy: Policy, raw: bytes, skim: Skim | None = None) -> None:
     """Refuses media that the model server would fetch itself, from inside the network.
 
     Raises:
         InvalidRequest: a URL of another scheme than the policy allows.
     """
-    if b"\\u00" not in raw and b'url"' not in raw:
+    if not (skim or Skim(raw)).may_have_names_ending_in(b"url"):
         return
     if b"\\u00" not in raw and all(_is_allowed(policy, raw, at) for at in _url_fields(raw)):
         return  # nearly always; a large image inline is never decoded

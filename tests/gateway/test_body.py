@@ -10,6 +10,7 @@ from gateway.body import prepare, read_request
 from gateway.exchange import Exchange
 from gateway.snapshot import Snapshot
 from tidegate.serving.call import Call
+from tidegate.wire.skim import Skim
 
 LARGE = b'{"model":"m","stream":true,"messages":[{"content":"' + b"a" * 5_000_000 + b'"}]}'
 
@@ -17,7 +18,7 @@ LARGE = b'{"model":"m","stream":true,"messages":[{"content":"' + b"a" * 5_000_00
 def prepared(body: bytes, upstream_model: str = "m") -> Exchange:
     call = cast(Call, SimpleNamespace(path="/v1/chat/completions", fields={}))  # nothing is received or sent here
     exchange = Exchange(call, Snapshot(1, {}, {}, {}, {}), chat_completions.OPERATION)
-    exchange.body, exchange.request = body, read_request(body)
+    exchange.body, exchange.request = body, read_request(body, Skim(body))
     exchange.stream = bool(exchange.request.stream)
     prepare(exchange, upstream_model)
     return exchange

@@ -1,0 +1,56 @@
+"""What can be known of a JSON text without decoding it, for little more than finding its quotes: long texts are passed over."""
+
+_NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
+
+_LARGE_BYTES, _MANY = 16_384, 1000
+
+
+class Skim:
+    """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
+
+    __slots__ = ("_pieces", "_raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._pieces = raw.split(b'"') if len(raw) < _LARGE_BYTES else _split(raw)
+
+    def may_nest_deeper_than(self, depth: int) -> bool:
+        """False only if it does not."""
+        if b"\\" in self._raw and any(piece.endswith(b"\\") for piece in self._pieces):
+            outside = self._raw  # a quote may be part of a text, so nobody knows which piece is
+        else:
+            outside = b"".join(self._pieces[::2])
+        return len(outside.translate(None, _NO_OPENINGS)) > depth
+
+    def may_repeat(self, name: bytes) -> bool:
+        """False only if no two strings or names are `name`, however they are spelled."""
+        return self._pieces.count(name) > 1 or self._may_disguise(6 * len(name))
+
+    def may_have_names_ending_in(self, suffix: bytes) -> bool:
+        """False only if no string or name ends in `suffix`, however it is spelled."""
+        return any(piece.endswith(suffix) for piece in self._pieces) or self._may_disguise(6 * len(suffix))
+
+    def _may_disguise(self, length: int) -> bool:
+        """Whether the last `length` bytes of any string have an escape that may stand for a plain character."""
+        if b"\\" not in self._raw:
+            return False
+        if len(self._pieces) > _MANY:
+            return b"\\u00" in self._raw
+        return any(b"\\u00" in piece[-length:] for piece in self._pieces)
+
+    def may_hold(self, beginning: bytes) -> bool:
+        """False only if no string begins with `beginning`, as it stands or behind an escape."""
+        return any(piece.startswith(beginning) for piece in self._pieces)
+
+
+def _split(raw: bytes) -> list[bytes]:
+    """At the quotes, as `bytes.split`; looking for the next one is ten times as fast where they are far between."""
+    pieces: list[bytes] = []
+    at = 0
+    while len(pieces) < _MANY:
+        quote = raw.find(b'"', at)
+        if quote < 0:
+            return [*pieces, raw[at:]]
+        pieces.append(raw[at:quote])
+        at = quote + 1
+    return pieces + raw[at:].split(b'"')
