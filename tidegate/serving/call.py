@@ -187,13 +187,13 @@ class Call:
 
     def flush(self) -> None:
         """Sends the head by itself, if it waits for the first bytes."""
-        if self._head and not self.gone:
+        if self._head and not self._lost():
             self._connection.transport.write(self._head)
             self._head = b""
 
     def write(self, data: bytes) -> None:
         """Sends a piece of the answer; silently nothing if the caller has gone."""
-        if self.gone or not data:
+        if not data or self._lost():
             return
         head, self._head = self._head, b""
         if self.chunked:
@@ -207,12 +207,12 @@ class Call:
 
     def write_frame(self, frame: bytes) -> None:
         """Sends what is a complete HTTP chunk already; the answer must be `chunked`, and its head must have gone out."""
-        if not self.gone:
+        if not self._lost():
             self._connection.transport.write(frame)
 
     def end(self, data: bytes = b"") -> None:
         """Sends the last piece and completes the answer."""
-        if self.gone:
+        if self._lost():
             return
         if self.chunked:
             head, self._head = self._head, b""
@@ -227,6 +227,10 @@ class Call:
         if self._waiters:
             self._wake()
         self._connection.on_answered(self)
+
+    def _lost(self) -> bool:
+        """Nothing can be written: the caller has gone, or the connection is about to end."""
+        return self.gone or self._connection.transport.is_closing()
 
     def abort(self) -> None:
         """Ends the connection without waiting for a caller who takes nothing."""

@@ -21,6 +21,8 @@ MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 128
 HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
+MAX_WAITING = 32
+"""Requests that may be sent on a connection before the first of them is answered."""
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
@@ -29,8 +31,8 @@ class Http1(asyncio.Protocol):
 
     __slots__ = (
         "_deaf", "_drained", "_fields_bytes", "_headers", "_idle_bytes", "_in_head", "_lingers", "_parser", "_queue",
-        "_reading", "_reading_paused", "_refusal", "_serving", "_since", "_target", "_untaken_bytes", "loop", "server",
-        "transport", "write_paused",
+        "_reading", "_reading_paused", "_refusal", "_resumed", "_serving", "_since", "_target", "_untaken_bytes", "loop",
+        "server", "transport", "write_paused",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -38,9 +40,7 @@ class Http1(asyncio.Protocol):
         self.loop = server.loop
         self.transport: asyncio.Transport
         self.write_paused = False
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
-        # or what comes behind a request that says `connection: close` would fail that request
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: httptools.HttpRequestParser | None = self._new_parser()
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields_bytes = 0
         self._target = b""
@@ -54,6 +54,8 @@ class Http1(asyncio.Protocol):
         self._serving: Call | None = None
         self._reading: Call | None = None
         """The call whose body comes now, or came last."""
+        self._resumed: Call | None = None
+        """The call whose head has been parsed, and whose body another parser is about to see."""
         self._queue: deque[Call] = deque()
         self._reading_paused = self._deaf = self._lingers = False
         self._refusal: TidegateError | None = None
@@ -87,15 +89,38 @@ class Http1(asyncio.Protocol):
             return
         self._idle_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True
-            if self._reading is not None:
-                self._reading.keep_alive = False
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or InvalidRequest("This is not a valid HTTP request."))
         if self._idle_bytes > MAX_HEAD_BYTES and not self._deaf:
             self._refuse(HeadTooLarge(f"The head of the request, or what is no body, exceeds {MAX_HEAD_BYTES} bytes."))
+
+    def _feed(self, data: bytes) -> None:
+        while self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._passing_over_the_upgrade(data[upgrade.args[0] :])
+
+    def _passing_over_the_upgrade(self, rest: bytes) -> bytes:
+        """What to parse in place of `rest`, in which the parser sees another protocol: the body of a request as any other.
+
+        Java's client asks for HTTP/2 with every first request (RFC 9113 section 3.1, RFC 7540 section 3.2).
+        """
+        call = self._resumed = self._reading
+        self._parser = self._new_parser()
+        fields = {} if call is None else call.fields
+        framing = [
+            b"%s: %s\r\n" % (name, fields[name]) for name in (b"content-length", b"transfer-encoding") if name in fields
+        ]
+        return b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" + rest
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # or what comes behind a request that says `connection: close` would fail that request
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -126,6 +151,9 @@ class Http1(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """See httptools; what is raised here ends in `_refuse`."""
         self._in_head, self._idle_bytes = False, 0
+        if self._resumed is not None:
+            self._reading, self._resumed = self._resumed, None
+            return
         headers, parser = self._headers, self._parser
         assert parser is not None  # noqa: S101 - it calls
         self._headers = []  # trailers end here
@@ -145,9 +173,11 @@ class Http1(asyncio.Protocol):
         if self._serving is None:
             self._serving = call
             self.server.begin(call)
-        else:
+        elif len(self._queue) < MAX_WAITING:
             self._queue.append(call)
             self.pause_reading()
+        else:
+            raise InvalidRequest(f"More than {MAX_WAITING} requests wait on this connection.")
 
     def on_body(self, body: bytes) -> None:
         """See httptools."""
@@ -157,7 +187,8 @@ class Http1(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """See httptools."""
-        if self._reading is not None and self._reading.more:
+        passed_over = self._parser is not None and self._parser.should_upgrade()
+        if self._reading is not None and self._reading.more and not passed_over:
             self._reading.end_body()
 
     # -- what calls and the server ask for ------------------------------------------------------------------------
@@ -184,8 +215,10 @@ class Http1(asyncio.Protocol):
         """The answer is complete: on to the next request, or the end of the connection."""
         self._serving = None
         self._since, self._untaken_bytes = self.loop.time(), 0
+        if not call.more:
+            self._reading = None  # nothing of it is needed until the next request
         if not call.keep_alive:
-            self._end(unread=call.more)
+            self._end(unread=call.more or self._deaf)
             return
         if self._queue:
             self._serving = self._queue.popleft()
@@ -196,7 +229,7 @@ class Http1(asyncio.Protocol):
     def _end(self, *, unread: bool) -> None:
         """Closes; but while a body still comes in, a closed socket would reset what the caller has yet to read."""
         self._deaf = True
-        if not unread:
+        if not unread or self.transport.is_closing():
             self.transport.close()
             return
         self._lingers = True
