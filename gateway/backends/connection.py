@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self.error: UpstreamError | None = None
         self.on_frame: OnFrame | None = None
         """Offered a whole HTTP chunk with one event in it, and that event; it is done with where the answer is True, else it
-        is read as usual. Offered only while everything before has been read."""
+        is read as usual. Offered only while the reader waits, so that it overtakes nothing."""
         self._between = False
         """The parser stands between two chunks, so that it need not see the next one."""
 
@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
         if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
-        if self._between and not self.chunks and self._pass_frame(data):
+        if self._between and self.on_frame is not None and self._is_awaited and self._pass_frame(data):
             return
         if not self.status:
             self._head_bytes += len(data)
@@ -273,6 +273,10 @@ class Connection(asyncio.Protocol):
         if self._patience.by_events:
             self._between = _ends_with_a_chunk(data, self.chunks)
         self._wake()
+
+    @property
+    def _is_awaited(self) -> bool:
+        return not self.chunks and self._waiter is not None and not self._waiter.done()
 
     def _pass_frame(self, data: bytes) -> bool:
         begin = data.find(b"\r\n", 0, _LONGEST_SIZE) + 2
