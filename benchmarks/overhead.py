@@ -104,10 +104,9 @@ def run(rounds: int, scale: float) -> dict[str, Any]:
 
 
 def pythons() -> dict[str, str]:
-    """The interpreters, and how they were built: that is worth a sixth."""
+    """Whose versions: the tests' environment's, and the distribution's."""
     found = {"python": sys.executable, "distribution-python": str(DISTRIBUTION_PYTHON)}
-    code = "import platform, sysconfig; c = sysconfig.get_config_var('CONFIG_ARGS') or ''; print(platform.python_version(), "
-    code += "'with' if '--enable-optimizations' in c else 'without', 'profile-guided optimisation')"
+    code = "import platform; print(platform.python_version())"
     return {
         name: subprocess.run([path, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         for name, path in found.items()

@@ -34,7 +34,7 @@ LITELLM_ENV = ROOT / ".venv-litellm"
 SYSTEM_CORE, OTHER_CORE = "0", "1"
 PEPPER = b"benchmark-pepper-of-no-value-at-all"
 DISTRIBUTION_PYTHON = Path("/usr/bin/python3.11")
-"""As distributions build it, with profile-guided and link-time optimisation; containers have such a one, too."""
+"""As a distribution builds it, which makes a difference; containers have such a one, too."""
 
 
 class System:
