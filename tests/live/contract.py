@@ -21,6 +21,8 @@ PARAMETERS = {
     "additionalProperties": False,
 }
 TOOL: Any = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": PARAMETERS}}
+GREEDY = {"temperature": 0}
+"""As a body's field: the client has no argument of that name."""
 CLAUDE_TOOL: Any = {"name": "weather", "input_schema": PARAMETERS, "strict": True}
 
 
@@ -208,18 +210,18 @@ OPENAI = (
 
 def message(client: Anthropic) -> Any:
     """A message."""
-    return shape(client.messages.create(model=MODEL, messages=HI, max_tokens=5, temperature=0))
+    return shape(client.messages.create(model=MODEL, messages=HI, max_tokens=5, extra_body=GREEDY))
 
 
 def message_raw(client: Anthropic) -> Any:
     """Status and content type behind it."""
-    answer = client.messages.with_raw_response.create(model=MODEL, messages=HI, max_tokens=2, temperature=0)
+    answer = client.messages.with_raw_response.create(model=MODEL, messages=HI, max_tokens=2, extra_body=GREEDY)
     return [answer.status_code, answer.headers["content-type"]]
 
 
 def message_streamed(client: Anthropic) -> Any:
     """The client's own accumulator."""
-    with client.messages.stream(model=MODEL, messages=HI, max_tokens=5, temperature=0) as stream:
+    with client.messages.stream(model=MODEL, messages=HI, max_tokens=5, extra_body=GREEDY) as stream:
         kinds = [event.type for event in stream]
         last = stream.get_final_message()
         return [sorted(set(kinds)), shape(last), last.stop_reason, last.usage.output_tokens]
@@ -227,13 +229,18 @@ def message_streamed(client: Anthropic) -> Any:
 
 def message_events(client: Anthropic) -> Any:
     """The bare events."""
-    stream = client.messages.create(model=MODEL, messages=HI, max_tokens=3, temperature=0, stream=True)
+    stream = client.messages.create(model=MODEL, messages=HI, max_tokens=3, extra_body=GREEDY, stream=True)
     return list(dict.fromkeys(event.type for event in stream))
 
 
 def message_tool(client: Anthropic) -> Any:
     """A forced tool use, streamed."""
-    asked: dict[str, Any] = {"tools": [CLAUDE_TOOL], "tool_choice": {"type": "any"}, "max_tokens": 60, "temperature": 0}
+    asked: dict[str, Any] = {
+        "tools": [CLAUDE_TOOL],
+        "tool_choice": {"type": "any"},
+        "max_tokens": 60,
+        "extra_body": GREEDY,
+    }
     with client.messages.stream(model=MODEL, messages=HI, **asked) as stream:
         return [block.type for block in stream.get_final_message().content]
 
@@ -243,7 +250,7 @@ def message_system(client: Anthropic) -> Any:
     blocks: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "Name a colour."}]}]
     return shape(
         client.messages.create(
-            model=MODEL, system="Be brief.", messages=blocks, max_tokens=4, temperature=0, stop_sequences=["zzz"]
+            model=MODEL, system="Be brief.", messages=blocks, max_tokens=4, extra_body=GREEDY, stop_sequences=["zzz"]
         )
     )
 
@@ -258,7 +265,7 @@ def message_asynchronous(client: Anthropic) -> Any:
 
     async def run() -> Any:
         async with AsyncAnthropic(base_url=client.base_url, api_key=client.api_key, max_retries=0) as asked:
-            return shape(await asked.messages.create(model=MODEL, messages=HI, max_tokens=3, temperature=0))
+            return shape(await asked.messages.create(model=MODEL, messages=HI, max_tokens=3, extra_body=GREEDY))
 
     return asyncio.run(run())
 
@@ -270,7 +277,7 @@ def message_too_long(client: Anthropic) -> Any:
 
 def message_unknown_model(client: Anthropic) -> Any:
     """A model that is not there."""
-    return client.messages.create(model="nobody", messages=HI, max_tokens=3, temperature=0)
+    return client.messages.create(model="nobody", messages=HI, max_tokens=3, extra_body=GREEDY)
 
 
 ANTHROPIC = (

@@ -160,6 +160,8 @@ def test_the_recorded_answers_are_still_what_vllm_says(vllm: str, name: str) -> 
     def forms(text: str) -> list[Any]:
         events = re.findall(r"^data: (\{.*)$", text, re.MULTILINE) or [text]
         first, last = json.loads(events[0]), json.loads(events[-1])
+        if "stream" in name:  # whether the last chunk carries text is a matter of timing
+            last = without(last, "delta")
         return [shape(first), shape(last), text.rstrip().splitlines()[-1] == "data: [DONE]"]
 
     assert forms(answer.text) == forms(golden["body"])

@@ -18,6 +18,7 @@ defaults
   timeout http-request 10s
   timeout http-keep-alive 300s
   timeout server {timeout_server}
+  timeout check 3s
   retries 3
 {defaults}
 frontend public
@@ -32,14 +33,14 @@ backend gateways
 
 
 class Haproxy:
-    """A running HAProxy that asks `/readyz` five times a second."""
+    """A running HAProxy that asks `/readyz` three times a second."""
 
     def __init__(
         self, folder: Path, gateways: Sequence[Gateway], *, timeout_server: str = "30s", options: str = ""
     ) -> None:
         self.port, self._folder = free_port(), folder
         servers = [
-            f"server g{number} 127.0.0.1:{gateway.port} check port {gateway.management_port} inter 200ms fall 1 rise 1"
+            f"server g{number} 127.0.0.1:{gateway.port} check port {gateway.management_port} inter 300ms fall 1 rise 1"
             for number, gateway in enumerate(gateways)
         ]
         config = folder / "haproxy.cfg"

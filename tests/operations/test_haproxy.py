@@ -17,7 +17,7 @@ from tests.tidegate.store.databases import postgres_database
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
 RESTARTS = 10
-DRAINING = {"gateway": {"drain_delay_s": 1, "shutdown_grace_s": 20}}
+DRAINING = {"gateway": {"drain_delay_s": 2, "shutdown_grace_s": 20}}
 
 
 @pytest.fixture
