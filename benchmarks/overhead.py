@@ -11,11 +11,8 @@ Usage: `make bench` or `python -m benchmarks.overhead [--rounds 5] [--quick]`. W
 """
 
 import argparse
-import datetime
 import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,7 +27,7 @@ from benchmarks.stage import (
     ROOT,
     System,
     check_books,
-    cpu_name,
+    circumstances,
     pinned,
     stage,
     store,
@@ -94,8 +91,7 @@ def run(rounds: int, scale: float) -> dict[str, Any]:
     routers = {name: version_of(name.replace("-", "_")) for name in ("vllm-router", "sglang-router")}
     litellm = {"litellm": version_of("litellm", LITELLM_ENV)} if LITELLM_ENV.exists() else {}
     return {
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(),
         "versions": {**{name: importlib.metadata.version(name) for name in names}, **routers, **litellm, **pythons()},
         "store": store_name,
         "rounds": rounds,

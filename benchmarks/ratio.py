@@ -4,13 +4,12 @@ Both in one run, in interleaved pairs, so that the machine's mood cancels out. `
 benchmarks/results/ratio.json; the gate is red only where a ratio is half as much again.
 """
 
-import datetime
 import json
 import statistics
 from typing import Any
 
 from benchmarks.overhead import measure
-from benchmarks.stage import ROOT, System, check_books, cpu_name, stage, store
+from benchmarks.stage import ROOT, System, check_books, circumstances, stage, store
 
 RESULT = ROOT / "benchmarks" / "results" / "ratio.json"
 PAIRS = 5
@@ -60,8 +59,7 @@ def _cost(system: System, size: int, requests: int) -> float:
 
 def main() -> None:
     result = {
-        "machine": cpu_name(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(),
         "pairs": PAIRS,
         "ratios": ratios(),
         "prompt sizes": sizes(),

@@ -3,10 +3,7 @@
 `python -m benchmarks.relay`, about two minutes. Writes benchmarks/results/relay.json and the README's table.
 """
 
-import datetime
 import json
-import os
-import platform
 import selectors
 import socket
 import statistics
@@ -16,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import put
-from benchmarks.stage import System, cpu_name, stage, version_of
+from benchmarks.stage import System, circumstances, stage, version_of
 from tests.operations.cancellation import State, leave, request_bytes, states
 from tests.stand import STREAM_HEAD, Fake, Gateway, chat_chunk, chunked, sse, wait_until
 
@@ -93,8 +90,7 @@ def run() -> dict[str, Any]:
         router = made.start_vllm_router()
         ours = System("tidegate", gateway.port, gateway.process, key=gateway.key)
         result = {
-            "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **circumstances(),
             "vllm-router": version_of("vllm_router"),
             "cancellation": {
                 "tidegate": cancellations(ours, fake, wanted),

@@ -3,7 +3,6 @@
 `python -m benchmarks.soak`, some minutes, writes benchmarks/results/soak.json. The tests run a shorter form of it.
 """
 
-import datetime
 import json
 import socket
 import struct
@@ -13,7 +12,7 @@ from typing import Any
 
 from benchmarks.load import head_of
 from benchmarks.overhead import measure
-from benchmarks.stage import ROOT, System, cpu_name, get, stage, store
+from benchmarks.stage import ROOT, System, circumstances, get, stage, store
 from tests.stand import wait_until
 
 RESULT = ROOT / "benchmarks" / "results" / "soak.json"
@@ -72,8 +71,7 @@ def run(requests: int, cancels: int, steps: int) -> dict[str, Any]:
         made.start_upstream()
         found = curve(made.start_tidegate(store_url), requests, cancels, steps)
     return {
-        "machine": cpu_name(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(),
         "requests": requests,
         "cancelled": cancels,
         "curve": found,

@@ -5,6 +5,8 @@ The system under test is pinned to one core; upstream, load and everything else 
 
 import asyncio
 import contextlib
+import datetime
+import os
 import platform
 import socket
 import subprocess
@@ -295,7 +297,13 @@ def store() -> Iterator[tuple[str, str]]:
             runner.run(stack.aclose())
 
 
-def cpu_name() -> str:
+def circumstances() -> dict[str, str]:
+    """Where and when, as every result begins."""
+    machine = f"{_cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}"
+    return {"machine": machine, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+
+
+def _cpu_name() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

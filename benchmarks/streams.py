@@ -4,10 +4,7 @@ Upstream and callers share the other core. `python -m benchmarks.streams` writes
 """
 
 import asyncio
-import datetime
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -16,7 +13,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.load import Caller, head_of
-from benchmarks.stage import OTHER_CORE, ROOT, System, check_books, cpu_name, pinned, stage, store, version_of
+from benchmarks.stage import OTHER_CORE, ROOT, System, check_books, circumstances, pinned, stage, store, version_of
 
 RESULT = ROOT / "benchmarks" / "results" / "streams.json"
 STREAMS, CHUNKS, PACE_MS = 1000, 64, 100
@@ -81,8 +78,7 @@ def main() -> None:
         found = {system.name: [measure(system) for _ in range(3)] for system in systems}
         check_books(systems[1])
     result = {
-        "machine": f"{cpu_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **circumstances(),
         "vllm-router": version_of("vllm_router"),
         "runs": found,
     }

@@ -134,7 +134,9 @@ class Exchange:
     model: ServedModel | None = None
     request: GenerateRequest | None = None
     skim: Skim | None = None
-    """A look at the body as it came."""
+    """A look at the body as it came; it holds the body's pieces, so not for longer than the checks need it."""
+    inline_media = True
+    """Whether the body may hold media, whose bytes are no text."""
     body = b""
     """As the caller sent it, or as a guardrail or a preset has changed it."""
     upload: Upload | None = None
@@ -153,9 +155,6 @@ class Exchange:
     pick: Pick | None = None
     tried: tuple[Tried, ...] = ()
     """Attempts that failed before the answer began."""
-    task: asyncio.Task[Any] | None = None
-    watched = False
-    """Whether a hang-up cancels by now."""
     quiet_since = due = 0.0
     """Loop times: since when the caller has heard nothing; when the body, and later the answer, is overdue."""
     cut_by: TidegateError | None = None
@@ -198,14 +197,15 @@ class Exchange:
         """See `Limited`."""
         late = BodyTimeout("The body did not arrive in time.")
         over = DeadlineExceeded("The time given for this request is over.")
-        self.cut(over if self.watched else late, also_at_the_end=True)
+        self.cut(late if self.call.on_gone is None else over, also_at_the_end=True)
 
     def cut(self, reason: TidegateError, *, also_at_the_end: bool = False) -> None:
         """Cancels whatever is going on, unless only the end of the answer is yet to be taken by the caller."""
-        under_way = self.task is not None and not self.settled and (also_at_the_end or not self.sent_last)
-        if under_way and self.cut_by is None and self.task is not None:
-            self.cut_by = reason
-            self.task.cancel()
+        task = self.call.task
+        if task is None or self.settled or self.cut_by is not None or (self.sent_last and not also_at_the_end):
+            return
+        self.cut_by = reason
+        task.cancel()
 
     async def abandon(self) -> None:
         """Ends the connection of a caller who takes nothing, not even the last words."""
@@ -214,7 +214,6 @@ class Exchange:
 
     def watch(self) -> None:
         """From here on a hang-up cancels; call it once the body is read."""
-        self.watched = True
         self.call.on_gone = self._gone
         if self.call.gone:
             self._gone()

@@ -83,7 +83,6 @@ class Pipeline:
 
     async def run(self, exchange: Exchange) -> None:
         """Runs every stage; answers the caller, also about errors, unless the caller has gone."""
-        exchange.task = exchange.call.task
         self.inflight.add(exchange)
         try:
             self.trace(exchange)
@@ -102,9 +101,9 @@ class Pipeline:
         except asyncio.CancelledError:
             reason = exchange.cut_by or ClientGone("the server is stopping")
             exchange.outcome, exchange.error = Outcome.CANCELLED, reason
-            if exchange.task is None or exchange.cut_by is None:
+            if exchange.call.task is None or exchange.cut_by is None:
                 raise
-            exchange.task.uncancel()
+            exchange.call.task.uncancel()
             if not isinstance(reason, ClientGone):
                 await self.refuse(exchange, reason)
         except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
@@ -172,7 +171,9 @@ class Pipeline:
             _check_guarded_fields(request, policy)
         _refuse_token_answers(request, policy)
         if exchange.upload is None:
+            assert exchange.skim is not None  # noqa: S101 - `read` has looked
             check_media(policy, exchange.body, exchange.skim)
+            exchange.inline_media, exchange.skim = exchange.skim.may_hold(b"data:"), None
 
     async def screen_input(self, exchange: Exchange) -> None:
         """The policy's guardrails on what the caller sends: pass, mask or refuse."""
@@ -260,7 +261,6 @@ class Pipeline:
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
         self._settlement.settle(exchange)
-        exchange.task = None  # no cycle for the garbage collector
 
 
 def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:

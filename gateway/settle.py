@@ -128,8 +128,7 @@ def final_usage(exchange: Exchange) -> Usage:
 
 
 def _text_bytes(exchange: Exchange) -> int:
-    inline = exchange.skim is None or exchange.skim.may_hold(b"data:")
-    return text_bytes(exchange.body) if inline else len(exchange.body)
+    return text_bytes(exchange.body) if exchange.inline_media else len(exchange.body)
 
 
 def text_bytes(body: bytes) -> int:

@@ -26,7 +26,7 @@ TidegateError
 │   ├── UpstreamRejected        the status it gave: the caller's fault, in its words
 │   └── UpstreamMisconfigured   502, it does not accept our credentials
 ├── Overloaded                  503, this process has no room
-├── Stopping                    503, this process is about to end
+│   └── Stopping                503, it is about to end
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
     ├── ConfigError
@@ -301,20 +301,6 @@ class UpstreamMisconfigured(UpstreamError):
     again = Again.NEVER
 
 
-class Stopping(TidegateError):
-    """This process is being stopped or replaced; another serves the request, or the next process does."""
-
-    status = 503
-    code = "stopping"
-    retryable = True
-    log_level = "info"
-
-    @property
-    def headers(self) -> list[tuple[str, str]]:
-        """Adds `retry-after`."""
-        return [*super().headers, ("retry-after", "1")]
-
-
 class Overloaded(TidegateError):
     """This gateway process has no room; another, or a second later, may."""
 
@@ -327,6 +313,13 @@ class Overloaded(TidegateError):
     def headers(self) -> list[tuple[str, str]]:
         """Adds `retry-after`."""
         return [*super().headers, ("retry-after", "1")]
+
+
+class Stopping(Overloaded):
+    """This process is being stopped or replaced; another serves the request, or the next process does."""
+
+    code = "stopping"
+    log_level = "info"
 
 
 class ClientGone(TidegateError):

@@ -68,9 +68,9 @@ def _response(method: Method, summary: str) -> Route:
     return Route(path, method, summary, "Responses", service="agents", openapi=documents.openapi(path))
 
 
-def _pooling(path: str, operation: Operation, openapi: dict[str, Any], summary: str) -> Route:
-    """A path of a model that compares texts."""
-    return Route(path, "POST", summary, "Ranking", operation=operation, openapi=openapi)
+def _hot(path: str, tag: str, summary: str, operation: Operation, openapi: dict[str, Any]) -> Route:
+    """A path that goes to a model server."""
+    return Route(path, "POST", summary, tag, operation=operation, openapi=openapi)
 
 
 def _tools(path: str, summary: str) -> Route:
@@ -82,46 +82,23 @@ _STORE = "vector_stores/{vector_store_id}"
 _STORE_FILE = f"{_STORE}/files/{{file_id}}"
 
 ROUTES: tuple[Route, ...] = (
-    Route(
-        "/v1/chat/completions", "POST", "Create a chat completion", "Chat",
-        operation=chat_completions.OPERATION, openapi=chat_completions.OPENAPI,
+    _hot("/v1/chat/completions", "Chat", "Create a chat completion", chat_completions.OPERATION, chat_completions.OPENAPI),
+    _hot("/v1/completions", "Completions", "Create a completion", completions.OPERATION, completions.OPENAPI),
+    _hot("/v1/embeddings", "Embeddings", "Create embeddings", embeddings.OPERATION, embeddings.OPENAPI),
+    _hot("/v1/rerank", "Ranking", "Rank documents by a query", rerank.OPERATION, rerank.OPENAPI),
+    _hot("/v2/rerank", "Ranking", "Rank documents by a query", rerank.OPERATION, rerank.OPENAPI),
+    _hot("/rerank", "Ranking", "Rank documents by a query", rerank.OPERATION, rerank.OPENAPI),
+    _hot("/v1/score", "Ranking", "Score pairs of texts", rerank.SCORE, rerank.SCORE_OPENAPI),
+    _hot("/score", "Ranking", "Score pairs of texts", rerank.SCORE, rerank.SCORE_OPENAPI),
+    _hot("/tokenize", "Tokens", "Turn text into tokens", tokenize.OPERATION, tokenize.OPENAPI),
+    _hot("/detokenize", "Tokens", "Turn tokens into text", tokenize.DETOKENIZE, tokenize.DETOKENIZE_OPENAPI),
+    _hot("/v1/messages", "Messages", "Create a message (Anthropic)", messages.OPERATION, messages.OPENAPI),
+    _hot(
+        "/v1/messages/count_tokens", "Messages", "Count a message's tokens (Anthropic)",
+        messages.COUNT_TOKENS, messages.COUNT_TOKENS_OPENAPI,
     ),
-    Route(
-        "/v1/completions", "POST", "Create a completion", "Completions",
-        operation=completions.OPERATION, openapi=completions.OPENAPI,
-    ),
-    Route(
-        "/v1/embeddings", "POST", "Create embeddings", "Embeddings",
-        operation=embeddings.OPERATION, openapi=embeddings.OPENAPI,
-    ),
-    _pooling("/v1/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
-    _pooling("/v2/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
-    _pooling("/rerank", rerank.OPERATION, rerank.OPENAPI, "Rank documents by a query"),
-    _pooling("/v1/score", rerank.SCORE, rerank.SCORE_OPENAPI, "Score pairs of texts"),
-    _pooling("/score", rerank.SCORE, rerank.SCORE_OPENAPI, "Score pairs of texts"),
-    Route(
-        "/tokenize", "POST", "Turn text into tokens", "Tokens", operation=tokenize.OPERATION, openapi=tokenize.OPENAPI
-    ),
-    Route(
-        "/detokenize", "POST", "Turn tokens into text", "Tokens",
-        operation=tokenize.DETOKENIZE, openapi=tokenize.DETOKENIZE_OPENAPI,
-    ),
-    Route(
-        "/v1/messages", "POST", "Create a message (Anthropic)", "Messages",
-        operation=messages.OPERATION, openapi=messages.OPENAPI,
-    ),
-    Route(
-        "/v1/messages/count_tokens", "POST", "Count a message's tokens (Anthropic)", "Messages",
-        operation=messages.COUNT_TOKENS, openapi=messages.COUNT_TOKENS_OPENAPI,
-    ),
-    Route(
-        "/v1/audio/transcriptions", "POST", "Write down what is said in a sound file", "Audio",
-        operation=audio.TRANSCRIPTIONS, openapi=audio.OPENAPI,
-    ),
-    Route(
-        "/v1/audio/translations", "POST", "Translate what is said in a sound file", "Audio",
-        operation=audio.TRANSLATIONS, openapi=audio.OPENAPI,
-    ),
+    _hot("/v1/audio/transcriptions", "Audio", "Write down what is said in a sound file", audio.TRANSCRIPTIONS, audio.OPENAPI),
+    _hot("/v1/audio/translations", "Audio", "Translate what is said in a sound file", audio.TRANSLATIONS, audio.OPENAPI),
     Route("/v1/models", "GET", "List the models this key may use", "Models", endpoint=models.list_models),
     Route("/v1/models/{model:path}", "GET", "Retrieve a model this key may use", "Models", endpoint=models.retrieve_model),
     Route("/v1/responses", "POST", "Create a response", "Responses", service="agents", openapi=responses.OPENAPI),

@@ -128,8 +128,6 @@ class Connection(asyncio.Protocol):
         while self._write_paused and not self.status and self.error is None:
             self._wait_at_most(self._patience.idle_s)
             await self._wait()
-            if self._quiet:
-                await self._say_something()
         if self.error is not None:
             raise self.error
         if self.status or self._transport is None:
@@ -147,8 +145,6 @@ class Connection(asyncio.Protocol):
             if self.error is not None:
                 raise self.error
             await self._wait()
-            if self._quiet:
-                await self._say_something()
 
     async def read(self) -> bytes:
         """As `read_pieces`, in one."""
@@ -170,8 +166,6 @@ class Connection(asyncio.Protocol):
                 self._wait_at_most(self._patience.idle_s)
                 self._transport.resume_reading()
             await self._wait()
-            if self._quiet:
-                await self._say_something()
         pieces = self.chunks.copy()
         self.chunks.clear()  # and not another list, for the parser appends to this one
         self._body_bytes = 0
@@ -252,7 +246,7 @@ class Connection(asyncio.Protocol):
         if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
-        if self._between and self.on_frame is not None and self._is_awaited and self._pass_frame(data):
+        if self._between and self._is_awaited and self._pass_frame(data):
             return
         if not self.status:
             self._head_bytes += len(data)
@@ -342,15 +336,14 @@ class Connection(asyncio.Protocol):
         self.due = now + min(seconds, quiet_s - quiet_for_s) if quiet_s else self._limit
         return now
 
-    def _wait(self) -> Awaitable[None]:
-        """Until there is something new, or it has been quiet for long: then see `_say_something`."""
+    async def _wait(self) -> None:
+        """Until there is something new, or it has been quiet for long."""
         self._waiter = self._loop.create_future()
-        return self._waiter
-
-    async def _say_something(self) -> None:
-        self._quiet = False
-        if self._on_quiet is not None:
-            await self._on_quiet()
+        await self._waiter
+        if self._quiet:
+            self._quiet = False
+            if self._on_quiet is not None:
+                await self._on_quiet()
 
     def _wake(self) -> None:
         waiter = self._waiter

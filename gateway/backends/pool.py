@@ -87,20 +87,24 @@ class Pool:
         Raises:
             UpstreamError: nothing came back that could be relayed.
         """
-        connection = self._take_idle() if more is None else None
-        if connection is not None:
+        idle = self._take_idle() if more is None else None
+        if idle is not None:
             try:
-                connection.send(parts, patience, on_quiet, quiet_for_s)
-                await connection.head()
-                return connection
+                return await self._send(idle, parts, patience, on_quiet, quiet_for_s)
             except UpstreamBroken:
-                self.give_back(connection)
-                if not replay or connection.status or connection.chunks:
+                if not replay or idle.status or idle.chunks:
                     raise
-            except BaseException:
-                self.give_back(connection)
-                raise
-        connection = await self.open()
+        return await self._send(await self.open(), parts, patience, on_quiet, quiet_for_s, more)
+
+    async def _send(
+        self,
+        connection: Connection,
+        parts: Sequence[Buffer],
+        patience: Patience,
+        on_quiet: OnQuiet | None,
+        quiet_for_s: float,
+        more: More | None = None,
+    ) -> Connection:
         try:
             connection.send(parts, patience, on_quiet, quiet_for_s)
             if more is not None:

@@ -36,7 +36,6 @@ class Shipper:
         self._metrics = metrics
         self._log = log
         self._segments: dict[Path, _Segment] = {}
-        self._unshipped_bytes = 0
 
     async def run(self) -> None:
         """Ships for ever; a database that is away is tried again, more slowly each time."""
@@ -62,22 +61,19 @@ class Shipper:
             StoreError: the database is away; nothing is lost.
         """
         listed = [segments(directory) for directory in journals(self._directory)]
-        paths = [path for each in listed for path in each]
-        self._unshipped_bytes = sum(path.stat().st_size - self._segment(path).position for path in paths)
-        if not self._unshipped_bytes and all(len(each) < 2 for each in listed):
-            self._metrics.set(names.JOURNAL_UNSHIPPED, 0)
-            return 0
-        await asyncio.to_thread(_sync, paths)
-        shipped = 0
-        for path in paths:
+        left = {path: path.stat().st_size - self._segment(path).position for each in listed for path in each}
+        grown, shipped = [path for path, size in left.items() if size], 0
+        if grown:
+            await asyncio.to_thread(_sync, grown)
+        for path in grown:
             while consumed := await self._next_batch(path):
                 shipped += consumed
-                self._unshipped_bytes -= consumed
+                left[path] -= consumed
         for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
             if not self._segments[path].open:
-                self._unshipped_bytes -= path.stat().st_size - self._segments.pop(path).position  # a torn line
                 path.unlink()
-        self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, self._unshipped_bytes))
+                del self._segments[path], left[path]  # with a torn line, if there is one
+        self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, sum(left.values())))
         return shipped
 
     async def ship_rest(self) -> None:
@@ -92,13 +88,13 @@ class Shipper:
         return self._segments.setdefault(path, _Segment())
 
     async def _next_batch(self, path: Path) -> int:
-        position = self._segment(path).position
-        begun, ended, consumed = _read(path, position, self._settings.batch_rows)
+        read = self._segment(path)
+        begun, ended, consumed = _read(path, read.position, self._settings.batch_rows)
         if ended:
             async with self._database.transaction() as connection:
                 await insert_usage(connection, list(ended.values()))
-        self._segments[path].position = position + consumed
-        self._segments[path].open |= begun
+        read.position += consumed
+        read.open |= begun
         for segment in self._segments.values():
             if segment.open:
                 segment.open -= ended.keys()

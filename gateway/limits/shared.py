@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
+from gateway.place import MOST_SLOTS
 from tidegate.errors import OperatorError
 from tidegate.types import Principal
 
-PROCESSES = 64
 PROJECTS = 16_384
 _HEAD = struct.Struct("<16sdd")  # who; requests left of the minute; when that was counted, CLOCK_MONOTONIC, s
-_RUNNING = struct.Struct(f"<{PROCESSES}I")
+_RUNNING = struct.Struct(f"<{MOST_SLOTS}I")
 _ROW_BYTES = _HEAD.size + _RUNNING.size
 _NOBODY = b"\0" * 16
 
@@ -33,7 +33,7 @@ def create() -> int:
 
 
 class SharedLimits:
-    """See `ProjectLimits`; `process` is this process's place, below `PROCESSES`, which no other living process has."""
+    """See `ProjectLimits`; `process` is this process's place, below `MOST_SLOTS`, which no other living process has."""
 
     def __init__(self, table: int, process: int) -> None:
         self._table = table

@@ -59,10 +59,6 @@ class Crew:
         """How many serve and are not about to end."""
         return sum(worker.ready and not worker.dismissed for worker in self._workers)
 
-    def pids(self) -> list[int]:
-        """Of every worker, those about to end included."""
-        return sorted(worker.process.pid for worker in self._workers)
-
     async def start(self, count: int) -> list[Worker]:
         """Starts so many workers and waits until all of them serve; if one does not, none is left.
 
@@ -104,7 +100,8 @@ class Crew:
         for worker in self._workers:
             worker.dismissed = True
             worker.process.send_signal(signal.SIGTERM)
-        await asyncio.wait(self._tasks, timeout=patience_s) if self._tasks else None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience_s)
         await self._dismiss(list(self._workers), signal.SIGKILL)
 
     def hurry(self) -> None:

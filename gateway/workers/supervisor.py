@@ -18,7 +18,7 @@ from tidegate.config.load import load
 from tidegate.config.settings import Settings
 from tidegate.errors import ConfigError, OperatorError
 from tidegate.serving.http import management
-from tidegate.serving.run import Door, listen
+from tidegate.serving.run import Door, Signals, listen
 from tidegate.serving.server import Server, asgi
 from tidegate.store.database import Database
 from tidegate.telemetry import names
@@ -26,7 +26,6 @@ from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics, SharedPlace
 
 _LAST_WORDS_S = 20.0
-_FOREVER = 2**31 - 1
 
 
 async def supervise(settings: Settings, log: JsonLog, config: Path) -> None:
@@ -58,7 +57,7 @@ async def supervise(settings: Settings, log: JsonLog, config: Path) -> None:
         log,
     )
     metrics.watch(names.WORKERS, lambda: crew.ready)
-    watch = _Watch(crew, options.workers, config, settings, log)
+    watch = _Watch(crew, config, settings, log)
     try:
         await database.require_current()
         await asyncio.to_thread(recover_all, directory, settings.journal.segment_bytes, log)
@@ -99,16 +98,13 @@ def check(settings: Settings) -> None:
 class _Watch:
     """What signals bring about."""
 
-    def __init__(self, crew: Crew, count: int, config: Path, settings: Settings, log: JsonLog) -> None:
+    def __init__(self, crew: Crew, config: Path, settings: Settings, log: JsonLog) -> None:
         self._crew = crew
-        self._count = count
         self._config = config
         self._settings = settings
         self._log = log
         self._stopping = False
-        self._signals: asyncio.Queue[int] = asyncio.Queue()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, self._signals.put_nowait, number)
+        self._signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def not_ready(self) -> str | None:
         """Why no request should be sent here; None if all is well."""
@@ -118,7 +114,7 @@ class _Watch:
 
     async def until_stopped(self) -> None:
         """Until SIGTERM or SIGINT; replaces the workers at every SIGHUP."""
-        while await self._signals.get() == signal.SIGHUP:
+        while await self._signals.next() == signal.SIGHUP:
             try:
                 await self._reload()
             except OperatorError as error:
@@ -130,7 +126,7 @@ class _Watch:
         options = self._settings.gateway
         patience_s = options.drain_delay_s + options.shutdown_grace_s + _LAST_WORDS_S
         stopping = asyncio.ensure_future(self._crew.stop(patience_s))
-        hurry = asyncio.ensure_future(self._signals.get())
+        hurry = asyncio.ensure_future(self._signals.next())
         await asyncio.wait((stopping, hurry), return_when=asyncio.FIRST_COMPLETED)
         if hurry.done():
             self._crew.hurry()

@@ -59,13 +59,13 @@ class Refused(ContentFiltered):
         self.verdicts = verdicts
 
 
-def check_media(policy: Policy, raw: bytes, skim: Skim | None = None) -> None:
+def check_media(policy: Policy, raw: bytes, skim: Skim) -> None:
     """Refuses media that the model server would fetch itself, from inside the network.
 
     Raises:
         InvalidRequest: a URL of another scheme than the policy allows.
     """
-    if not (skim or Skim(raw)).may_have_names_ending_in(b"url"):
+    if not skim.may_have_names_ending_in(b"url"):
         return
     if b"\\u00" not in raw and all(_is_allowed(policy, raw, at) for at in _url_fields(raw)):
         return  # nearly always; a large image inline is never decoded

@@ -1,6 +1,5 @@
 """Behind HAProxy, which OpenShift's router is: nobody notices a rolling restart, and a silent stream is not cut."""
 
-import asyncio
 import threading
 import time
 from collections import Counter
@@ -13,19 +12,10 @@ import pytest
 
 from tests.operations.haproxy import Haproxy
 from tests.stand import STREAM_HEAD, Fake, Gateway, chat_chunk, chunked, events_of, sse, wait_until
-from tests.tidegate.store.databases import postgres_database
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(240)]
 RESTARTS = 10
 DRAINING = {"gateway": {"drain_delay_s": 2, "shutdown_grace_s": 20}}
-
-
-@pytest.fixture
-def database() -> Iterator[str]:
-    context = postgres_database()
-    with asyncio.Runner() as runner:
-        yield runner.run(context.__aenter__())
-        runner.run(context.__aexit__(None, None, None))
 
 
 @pytest.fixture
@@ -84,8 +74,9 @@ def _what(client: httpx.Client, url: str, body: dict[str, Any]) -> str:
     return "stream" if events_of(answer.text)[-1] == "[DONE]" else f"cut {answer.text[-80:]}"
 
 
-def test_nobody_notices_ten_rolling_restarts(own_gateway: Any, behind: Any, database: str) -> None:
-    gateways: list[Gateway] = [own_gateway(settings=DRAINING, store_url=database) for _ in range(2)]
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+def test_nobody_notices_ten_rolling_restarts(own_gateway: Any, behind: Any, store_url: str) -> None:
+    gateways: list[Gateway] = [own_gateway(settings=DRAINING, store_url=store_url) for _ in range(2)]
     haproxy = behind(*gateways)
     load, ended_with = Load(haproxy.url, gateways[0].headers, whole=4, streams=8), []
     for number in range(RESTARTS):

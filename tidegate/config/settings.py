@@ -32,7 +32,16 @@ class PluginSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class GatewaySettings(Section):
+class Stoppable(Section):
+    """How a process that serves ends; see `tidegate.serving.run`."""
+
+    drain_delay_s: float = Field(
+        0, ge=0, le=600, description="Time after SIGTERM in which all is still served, for routers to notice"
+    )
+    shutdown_grace_s: float = Field(30, ge=0, description="Time running requests have to finish after that")
+
+
+class GatewaySettings(Stoppable):
     """Where the gateway listens, and what it accepts."""
 
     host: str = Field("127.0.0.1", description="Address of the public port")
@@ -58,10 +67,6 @@ class GatewaySettings(Section):
     max_inflight_requests: int = Field(
         4096, ge=1, description="Requests at once in one process; beyond it the answer is 503"
     )
-    drain_delay_s: float = Field(
-        0, ge=0, le=600, description="Time after SIGTERM in which all is still served, for routers to notice"
-    )
-    shutdown_grace_s: float = Field(30, ge=0, description="Time running requests have to finish after that")
 
 
 class RelaySettings(Section):
@@ -175,7 +180,7 @@ class ParserPoolSettings(Section):
     documents: int = Field(50, ge=1, description="Documents after which a process is replaced")
 
 
-class KnowledgeSettings(Section):
+class KnowledgeSettings(Stoppable):
     """The knowledge service: documents in, cited passages out."""
 
     url: str = Field("http://127.0.0.1:8090", pattern=_URL, description="Where the gateway reaches it")
@@ -194,11 +199,10 @@ class KnowledgeSettings(Section):
         description="Kinds of documents that are read",
     )
     parser_pool: ParserPoolSettings = Field(default=ParserPoolSettings(), description="How documents are read")
-    drain_delay_s: float = Field(0, ge=0, le=600, description="Time after SIGTERM in which all is still served")
     shutdown_grace_s: float = Field(10, ge=0, description="Time running requests have to finish after that")
 
 
-class AgentsSettings(Section):
+class AgentsSettings(Stoppable):
     """The agents service: the Responses API."""
 
     url: str = Field("http://127.0.0.1:8092", pattern=_URL, description="Where the gateway reaches it")
@@ -210,8 +214,6 @@ class AgentsSettings(Section):
     max_turns: int = Field(16, ge=1, le=100, description="Most model calls of one run")
     max_tool_calls: int = Field(32, ge=1, description="Most tool calls of one run, unless the request says less")
     run_timeout_s: float = Field(600, gt=0, le=840, description="Longest time of one run")
-    drain_delay_s: float = Field(0, ge=0, le=600, description="Time after SIGTERM in which all is still served")
-    shutdown_grace_s: float = Field(30, ge=0, description="Time running requests have to finish after that")
 
 
 class McpSettings(Section):

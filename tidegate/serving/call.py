@@ -44,9 +44,6 @@ class Date:
         return self._line
 
 
-_DATE = Date()
-
-
 class Call:
     """Built by the protocol once a request's head is there."""
 
@@ -174,7 +171,7 @@ class Call:
         if not keep:
             self.keep_alive = False
             framing += b"connection: close\r\n"
-        self._head = b"".join((_STATUS_LINES[status], _DATE.line(), lines, framing, b"\r\n"))
+        self._head = b"".join((_STATUS_LINES[status], self._connection.server.date.line(), lines, framing, b"\r\n"))
 
     @property
     def blocked(self) -> bool:

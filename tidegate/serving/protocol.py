@@ -95,33 +95,6 @@ class Http1(asyncio.Protocol):
         if self._idle_bytes > MAX_HEAD_BYTES and not self._deaf:
             self._refuse(HeadTooLarge(f"The head of the request, or what is no body, exceeds {MAX_HEAD_BYTES} bytes."))
 
-    def _feed(self, data: bytes) -> None:
-        while self._parser is not None:
-            try:
-                self._parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                data = self._passing_over_the_upgrade(data[upgrade.args[0] :])
-
-    def _passing_over_the_upgrade(self, rest: bytes) -> bytes:
-        """What to parse in place of `rest`, in which the parser sees another protocol: the body of a request as any other.
-
-        Java's client asks for HTTP/2 with every first request (RFC 9113 section 3.1, RFC 7540 section 3.2).
-        """
-        call = self._resumed = self._reading
-        self._parser = self._new_parser()
-        fields = {} if call is None else call.fields
-        framing = [
-            b"%s: %s\r\n" % (name, fields[name]) for name in (b"content-length", b"transfer-encoding") if name in fields
-        ]
-        return b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" + rest
-
-    def _new_parser(self) -> httptools.HttpRequestParser:
-        parser = httptools.HttpRequestParser(self)
-        # or what comes behind a request that says `connection: close` would fail that request
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        return parser
-
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
         self.write_paused = True
@@ -265,6 +238,33 @@ class Http1(asyncio.Protocol):
             self.transport.close()
 
     # -- inside ---------------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        while self._parser is not None:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._passing_over_the_upgrade(data[upgrade.args[0] :])
+
+    def _passing_over_the_upgrade(self, rest: bytes) -> bytes:
+        """What to parse in place of `rest`, in which the parser sees another protocol: the body of a request as any other.
+
+        Java's client asks for HTTP/2 with every first request (RFC 9113 section 3.1, RFC 7540 section 3.2).
+        """
+        call = self._resumed = self._reading
+        self._parser = self._new_parser()
+        fields = {} if call is None else call.fields
+        framing = [
+            b"%s: %s\r\n" % (name, fields[name]) for name in (b"content-length", b"transfer-encoding") if name in fields
+        ]
+        return b"POST / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n" + rest
+
+    def _new_parser(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # or what comes behind a request that says `connection: close` would fail that request
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def _fault(
         self, headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes], modern: bool

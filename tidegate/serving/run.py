@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tidegate.config.load import load
-from tidegate.config.settings import Settings
+from tidegate.config.settings import Settings, Stoppable
 from tidegate.errors import OperatorError
 from tidegate.serving.call import Call
 from tidegate.serving.server import Server, asgi
@@ -108,26 +108,12 @@ class Door:
     port: int
 
 
-class Patience(Protocol):
-    """How long stopping may take."""
-
-    @property
-    def drain_delay_s(self) -> float:
-        """In which all is still served."""
-        ...
-
-    @property
-    def shutdown_grace_s(self) -> float:
-        """In which what is under way may finish."""
-        ...
-
-
 class Signals:
-    """SIGTERM and SIGINT, which stop, and SIGUSR1, by which a supervisor says that another process has taken over."""
+    """These signals, in the order in which they come, in place of what they would do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *numbers: int) -> None:
         self._came: asyncio.Queue[int] = asyncio.Queue()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in numbers:
             asyncio.get_running_loop().add_signal_handler(number, self._came.put_nowait, number)
 
     async def next(self) -> int:
@@ -135,18 +121,21 @@ class Signals:
         return await self._came.get()
 
 
-async def serve_until_told(server: Server, service: Service, patience: Patience, log: JsonLog) -> None:
-    """Lets `server`, which listens, serve until a signal, then stops it as the module says."""
+async def serve_until_told(server: Server, service: Service, patience: Stoppable, log: JsonLog) -> None:
+    """Lets `server`, which listens, serve until a signal, then stops it as the module says.
+
+    By SIGUSR1 a supervisor says that another process has taken over: then no new connections are taken either.
+    """
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
-    signals = Signals()
+    signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     if await signals.next() == signal.SIGUSR1:
         server.stop_listening()
     await _drain(server, service, patience, signals, log)
     await server.close()
 
 
-async def _drain(server: Server, service: Service, patience: Patience, signals: Signals, log: JsonLog) -> None:
+async def _drain(server: Server, service: Service, patience: Stoppable, signals: Signals, log: JsonLog) -> None:
     service.stop()
     server.closing = True
     log.write("info", "draining", requests=len(server.calls), delay_s=patience.drain_delay_s)

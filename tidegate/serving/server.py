@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tidegate.errors import Stopping, TidegateError, render
-from tidegate.serving.call import Call, header_lines
+from tidegate.serving.call import Call, Date, header_lines
 from tidegate.serving.protocol import Http1
 from tidegate.telemetry.logs import JsonLog
 
@@ -39,6 +39,7 @@ class Server:
         """Answers end their connections."""
         self.refusing = False
         """New requests are refused."""
+        self.date = Date()
         self._app = app
         self._log = log
         self._keep_alive_s = keep_alive_s
@@ -53,14 +54,13 @@ class Server:
 
     def begin(self, call: Call) -> None:
         """For the protocol: a request's turn has come."""
+        self.calls.add(call)
         if self.refusing:
-            self.calls.add(call)
             self.answer(
                 call, Stopping("This gateway is stopping. Another one, or this one in a moment, will serve you.")
             )
             self._ended(call)
             return
-        self.calls.add(call)
         call.task = self.loop.create_task(self._run(call))
 
     async def _run(self, call: Call) -> None:

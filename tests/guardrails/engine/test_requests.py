@@ -9,6 +9,7 @@ from guardrails.engine.requests import Refused, check_media, screen_request
 from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
 from tidegate.errors import InvalidRequest
+from tidegate.wire.skim import Skim
 
 CARD = "4111 1111 1111 1111"
 
@@ -93,11 +94,14 @@ def test_media_that_the_server_would_fetch_is_refused(part: dict[str, object]) -
     raw = json.dumps({"messages": [{"role": "user", "content": [part]}]}).encode()
     for form in (raw, raw.replace(b"_url", b"\\u005furl")):
         with pytest.raises(InvalidRequest) as caught:
-            check_media(policy(), form)
+            check_media(policy(), form, Skim(form))
         assert caught.value.error_code == "media_url_not_allowed"
 
 
 def test_inline_media_passes() -> None:
     part = {"type": "image_url", "image_url": {"url": "DATA:image/png;base64,AAAA", "detail": "low"}}
-    check_media(policy(), json.dumps({"messages": [{"content": [part]}]}).encode())
-    check_media(policy(), b'{"messages":[{"content":"see my_url http://x"}]}')
+    for raw in (
+        json.dumps({"messages": [{"content": [part]}]}).encode(),
+        b'{"messages":[{"content":"see my_url http://x"}]}',
+    ):
+        check_media(policy(), raw, Skim(raw))
