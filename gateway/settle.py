@@ -47,7 +47,7 @@ class Settlement:
 
     def _journal_end(self, exchange: Exchange, row: dict[str, Any]) -> None:
         try:
-            self._journal.end(row)
+            self._journal.end(row, begun=exchange.begun)
         except OSError as error:
             self._log.write("critical", "journal_not_written", request_id=exchange.request_id, reason=error.strerror)
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -377,14 +377,11 @@ def half_closed_sockets(pid: int) -> int:
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         lines = [line.split() for line in Path(path).read_text().splitlines()[1:]]
         inodes |= {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "08"}
-    return sum(os.readlink(link) in inodes for link in _links(pid))
-
-
-def _links(pid: int) -> list[Path]:
-    try:
-        return [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-    except OSError:
-        return []
+    found = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed while we look
+            found += os.readlink(link) in inodes
+    return found
 
 
 def events_of(text: str) -> list[Any]:

@@ -1,13 +1,18 @@
 """The local append-only usage journal: what happened, on disk before anybody asks the database.
 
-A request writes a `begin` record before dispatch and an `end` record when it settles, each with one `write` to an
-append-only file: a killed process loses nothing that it wrote. (A power failure may lose the last second; the shipper
-syncs.) One process owns a folder by a lock. Files are JSON lines named `<number>.jsonl`; a new one begins when one is full.
+A request writes a `begin` record before dispatch and an `end` record when it settles, into a file that is mapped into
+memory. The pages are the kernel's: a killed process loses nothing that it wrote. (A power failure may lose the last
+second; the shipper syncs.) One process owns a folder by a lock.
+
+Files are JSON lines named `<number>.jsonl`; a new one begins when one is full. All of a file's space is reserved first,
+so a full disk is an error when a file begins and never a signal in the middle of a write. What is reserved reads as NULs,
+which JSON has none of: a file's text ends at its first NUL. Files are cut to their text, except a killed process's last.
 
 Recovery, at the next start, turns every `begin` without an `end` into one row with outcome `interrupted`.
 """
 
 import fcntl
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,9 @@ from tidegate.types import Outcome, UsageSource
 
 BEGIN, END = b"b", b"e"
 """First byte of a line."""
+
+READ_BYTES = 262_144
+"""How much is read at once; no line is longer."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -38,9 +46,10 @@ class Journal:
         self.directory = directory
         self._segment_bytes = segment_bytes
         self._lock = -1
+        self._number = 0
         self._file = -1
+        self._memory = mmap.mmap(-1, 1)
         self._size = 0
-        self._segment = 0
 
     def open(self) -> None:
         """Takes the folder and begins a new file.
@@ -58,35 +67,66 @@ class Journal:
             ) from error
         except OSError as error:
             raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
-        self._begin_segment(max((number_of(path) for path in segments(self.directory)), default=0) + 1)
+        self._number = max((number_of(path) for path in segments(self.directory)), default=0)
+        try:
+            self._begin_segment(self._segment_bytes)
+        except OSError as error:
+            raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
 
     def close(self) -> None:
         """Lets the folder go."""
-        for descriptor in (self._file, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._lock = -1
+        self._end_segment()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def begin(self, row: dict[str, Any]) -> None:
-        """A request is about to be dispatched; `row` holds the usage columns known so far."""
-        self._write(BEGIN, row)
+        """A request is about to be dispatched; `row` holds the usage columns known so far.
 
-    def end(self, row: dict[str, Any]) -> None:
-        """A request has settled; `row` is its complete usage row."""
-        self._write(END, row)
+        Leaves some room, for the ends of what has begun should the disk be full then.
 
-    def _write(self, mark: bytes, row: dict[str, Any]) -> None:
-        line = mark + _encode(row) + b"\n"
-        os.write(self._file, line)
-        self._size += len(line)
-        if self._size >= self._segment_bytes:
+        Raises:
+            OSError: it cannot be written; nothing was.
+        """
+        self._write(BEGIN + _encode(row) + b"\n", self._segment_bytes // 8)
+
+    def end(self, row: dict[str, Any], *, begun: bool = True) -> None:
+        """A request has settled; `row` is its complete usage row. One that never began takes no other's room.
+
+        Raises:
+            OSError: it cannot be written; nothing was.
+        """
+        self._write(END + _encode(row) + b"\n", 0 if begun else self._segment_bytes // 8)
+
+    def _write(self, line: bytes, spare: int) -> None:
+        end = self._size + len(line)
+        if end + spare > len(self._memory):
+            self._begin_segment(max(self._segment_bytes, 2 * len(line)))
+            end = len(line)
+        self._memory[self._size : end] = line
+        self._size = end
+
+    def _begin_segment(self, size: int) -> None:
+        """Goes on in a new file. It gets its name when it is ready, and with that the one before is complete."""
+        unnamed = self.directory / "next"
+        file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size)
+            memory = mmap.mmap(file, size)
+            unnamed.rename(self.directory / f"{self._number + 1:08d}.jsonl")
+        except OSError:
+            os.close(file)
+            unnamed.unlink(missing_ok=True)  # a full disk needs the space back
+            raise
+        self._end_segment()
+        self._number, self._file, self._memory, self._size = self._number + 1, file, memory, 0
+
+    def _end_segment(self) -> None:
+        self._memory.close()
+        if self._file >= 0:
+            os.ftruncate(self._file, self._size)
             os.close(self._file)
-            self._begin_segment(self._segment + 1)
-
-    def _begin_segment(self, number: int) -> None:
-        self._segment, self._size = number, 0
-        path = self.directory / f"{number:08d}.jsonl"
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = -1
 
 
 def segments(directory: Path) -> list[Path]:
@@ -97,6 +137,31 @@ def segments(directory: Path) -> list[Path]:
 def number_of(segment: Path) -> int:
     """Where a file stands in the journal."""
     return int(segment.stem)
+
+
+def whole_lines(block: bytes) -> list[bytes]:
+    """The lines of a block, without one that is still being written and what is only reserved."""
+    end = block.find(b"\0")
+    return block[: block.rfind(b"\n", 0, len(block) if end < 0 else end) + 1].splitlines(keepends=True)
+
+
+def unread(segment: Path, position: int) -> int:
+    """How many bytes a file holds beyond `position`."""
+    with segment.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size <= position:
+            return 0
+        file.seek(size - 1)
+        if file.read(1) != b"\0":
+            return size - position
+        file.seek(position)
+        found = 0
+        while block := file.read(READ_BYTES):
+            end = block.find(b"\0")
+            if end >= 0:
+                return found + end
+            found += len(block)
+        return found
 
 
 def request_of(line: bytes) -> str | None:
@@ -114,15 +179,14 @@ def recover(journal: Journal) -> int:
     """
     begun: dict[str, dict[str, Any]] = {}
     for path in segments(journal.directory):
-        with path.open("rb") as file:
-            for line in file:
-                row = parse(line)
-                if row is None:
-                    continue
-                if line.startswith(END):
-                    begun.pop(row["request_id"], None)
-                else:
-                    begun[row["request_id"]] = row
+        for line in whole_lines(path.read_bytes()):
+            row = parse(line)
+            if row is None:
+                continue
+            if line.startswith(END):
+                begun.pop(row["request_id"], None)
+            else:
+                begun[row["request_id"]] = row
     for row in begun.values():
         journal.end(row | {"outcome": Outcome.INTERRUPTED, "usage_source": UsageSource.ESTIMATED})
     return len(begun)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.ledger.journal import END, Journal, recover, request_of, segments
+from gateway.ledger.journal import END, READ_BYTES, Journal, recover, request_of, segments, unread, whole_lines
 from gateway.place import journals
 from tidegate.config.settings import JournalSettings
 from tidegate.errors import StoreError
@@ -21,7 +21,6 @@ from tidegate.telemetry.metrics import Metrics
 
 _MAX_BACKOFF_S = 30.0
 _REST_S = 10.0
-_BLOCK_BYTES = 262_144
 
 
 class Shipper:
@@ -61,19 +60,21 @@ class Shipper:
             StoreError: the database is away; nothing is lost.
         """
         listed = [segments(directory) for directory in journals(self._directory)]
-        left = {path: path.stat().st_size - self._segment(path).position for each in listed for path in each}
+        left = {path: unread(path, self._segment(path).position) for each in listed for path in each}
         grown, shipped = [path for path, size in left.items() if size], 0
-        if grown:
-            await asyncio.to_thread(_sync, grown)
-        for path in grown:
-            while consumed := await self._next_batch(path):
-                shipped += consumed
-                left[path] -= consumed
-        for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
-            if not self._segments[path].open:
-                path.unlink()
-                del self._segments[path], left[path]  # with a torn line, if there is one
-        self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, sum(left.values())))
+        try:
+            if grown:
+                await asyncio.to_thread(_sync, grown)
+            for path in grown:
+                while consumed := await self._next_batch(path):
+                    shipped += consumed
+                    left[path] -= consumed
+            for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
+                if not self._segments[path].open:
+                    path.unlink()
+                    del self._segments[path], left[path]  # with a torn line, if there is one
+        finally:
+            self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, sum(left.values())))
         return shipped
 
     async def ship_rest(self) -> None:
@@ -150,11 +151,11 @@ def _read(path: Path, position: int, most_rows: int) -> tuple[set[str], dict[str
     """
     with path.open("rb") as file:
         file.seek(position)
-        block = file.read(_BLOCK_BYTES)
+        block = file.read(READ_BYTES)
     begun: set[str] = set()
     ended: dict[str, bytes] = {}
     consumed = 0
-    for line in block[: block.rfind(b"\n") + 1].splitlines(keepends=True):
+    for line in whole_lines(block):
         if len(ended) == most_rows:
             break
         consumed += len(line)

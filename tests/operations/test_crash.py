@@ -1,6 +1,7 @@
 """Promises about crashes, shown with processes of the operating system and kill -9."""
 
 import random
+import resource
 import threading
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from gateway.ledger.journal import unread
 from tests.operations.postgres import own_postgres
 from tests.stand import Fake, Gateway, http, wait_until
 
@@ -147,7 +149,8 @@ def test_a_torn_journal_line_is_passed_over(own_gateway: Any) -> None:
     gateway.chat(max_tokens=1)
     gateway.process.kill()
     segment = max((gateway.folder / "journal").glob("*.jsonl"))
-    with segment.open("ab") as file:
+    with segment.open("r+b") as file:
+        file.seek(unread(segment, 0))
         file.write(b'e{"request_id":"torn')
     gateway.start()
     gateway.chat(max_tokens=1)
@@ -155,3 +158,27 @@ def test_a_torn_journal_line_is_passed_over(own_gateway: Any) -> None:
     assert {row["outcome"] for row in rows} == {"ok"}
     wait_until(lambda: not segment.exists(), 5)
     assert gateway.metrics()["tidegate_journal_unshipped_bytes"] == 0
+
+
+def test_a_full_disk_stops_new_requests_and_loses_no_row(own_gateway: Any) -> None:
+    gateway: Gateway = own_gateway(settings={"journal": {"segment_bytes": 524_288}})
+    limit, answered = 500_000, []
+
+    def ask() -> httpx.Response:
+        answer = gateway.chat(max_tokens=1)
+        if answer.status_code == 200:
+            answered.append(answer.headers["x-tidegate-request-id"])
+        return answer
+
+    with gateway.open_stream(max_tokens=100, fake_pace_ms=50) as stream:
+        resource.prlimit(gateway.process.popen.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        refused = next(answer for _ in range(1_000) if (answer := ask()).status_code != 200)
+        assert refused.status_code == 500 and "journal cannot be written" in refused.json()["error"]["message"]
+        assert ask().status_code == 500
+        stream.read()
+        answered.append(stream.headers["x-tidegate-request-id"])
+    resource.prlimit(gateway.process.popen.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert ask().status_code == 200
+    wait_until(
+        lambda: sorted(row["request_id"] for row in gateway.usage() if row["outcome"] == "ok") == sorted(answered), 10
+    )

@@ -141,7 +141,9 @@ class JournalSettings(Section):
     directory: Path = Field(Path(".tidegate/journal"), description="Folder of the journal; one per gateway host")
     ship_interval_s: Seconds = Field(1, description="Pause between shipments")
     batch_rows: int = Field(500, ge=1, le=5000, description="Rows per database transaction")
-    segment_bytes: int = Field(16_777_216, ge=4096, description="Size at which a new journal file is begun")
+    segment_bytes: int = Field(
+        4_194_304, ge=65_536, le=67_108_864, description="Size of a journal file; one per worker is reserved and mapped"
+    )
 
 
 class LimitsSettings(Section):
