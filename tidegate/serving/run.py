@@ -129,10 +129,11 @@ async def serve_until_told(server: Server, service: Service, patience: Stoppable
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
     signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    if await signals.next() == signal.SIGUSR1:
-        server.stop_listening()
-    await _drain(server, service, patience, signals, log)
-    await server.close()
+    with log.gathered():
+        if await signals.next() == signal.SIGUSR1:
+            server.stop_listening()
+        await _drain(server, service, patience, signals, log)
+        await server.close()
 
 
 async def _drain(server: Server, service: Service, patience: Stoppable, signals: Signals, log: JsonLog) -> None:

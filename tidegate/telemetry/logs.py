@@ -1,13 +1,18 @@
 """JSON lines on standard error: ids and numbers, never content."""
 
+import asyncio
 import logging
 import os
+import select
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_AT_ONCE = _LEVELS["warning"]
 
 
 class JsonLog:
@@ -17,11 +22,13 @@ class JsonLog:
         self._service = service
         self._least = _LEVELS[level]
         self._write = write or _to_stderr
+        self._gathered: _Gathered | None = None
         self._encode = msgspec.json.Encoder().encode
 
     def write(self, level: str, event: str, **fields: object) -> None:
         """Writes `event` with `fields`; the caller sees to it that no field holds content or a secret."""
-        if _LEVELS[level] < self._least:
+        weight = _LEVELS[level]
+        if weight < self._least:
             return
         line = {
             "at": int(time.time() * 1000) / 1000,
@@ -30,7 +37,23 @@ class JsonLog:
             "event": event,
             **fields,
         }
-        self._write(self._encode(line) + b"\n")
+        if self._gathered is None:
+            self._write(self._encode(line) + b"\n")
+        else:
+            self._gathered.add(self._encode(line) + b"\n", at_once=weight >= _AT_ONCE)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Inside, lines are written when the running loop's turn ends, many at once under load; warnings and worse at once.
+
+        A killed process loses the lines of that one turn at most.
+        """
+        self._gathered = gathered = _Gathered(self._write, asyncio.get_running_loop())
+        try:
+            yield
+        finally:
+            self._gathered = None
+            gathered.flush()
 
     def adopt_standard_logging(self) -> None:
         """Sends warnings and worse of the libraries through here, with their message template but not its values."""
@@ -40,8 +63,37 @@ class JsonLog:
 
 
 def _to_stderr(line: bytes) -> None:
-    """One write per line: lines of several processes do not mix."""
+    """One write for whole lines: those of several processes do not mix."""
     os.write(2, line)
+
+
+class _Gathered:
+    """Lines of a loop's turn; those of other threads do not wait."""
+
+    def __init__(self, write: Callable[[bytes], object], loop: asyncio.AbstractEventLoop) -> None:
+        self._write = write
+        self._call_soon = loop.call_soon
+        self._thread = threading.get_ident()
+        self._lines: list[bytes] = []
+        self._size = 0
+
+    def add(self, line: bytes, *, at_once: bool) -> None:
+        if threading.get_ident() != self._thread:
+            self._write(line)
+            return
+        if self._size + len(line) > select.PIPE_BUF:  # a pipe takes so much in one piece
+            self.flush()
+        if not self._lines and not at_once:
+            self._call_soon(self.flush)
+        self._lines.append(line)
+        self._size += len(line)
+        if at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines, self._size = self._lines, [], 0
+        if lines:
+            self._write(b"".join(lines))
 
 
 class _Bridge(logging.Handler):
