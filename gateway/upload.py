@@ -182,9 +182,18 @@ class Upload:
         Raises:
             InvalidRequest, BodyTooLarge, ClientGone, Refused: the form must not be passed on to its end.
         """
-        while self.more:
-            self.begun = True
-            yield await self._receive()
+        try:
+            while self.more:
+                self.begun = True
+                yield await self._receive()
+        except (GeneratorExit, asyncio.CancelledError):  # the answer has come before the end of the form
+            self.end()
+            raise
+        self.end()
+
+    def end(self) -> None:
+        """Nothing more of the form is read: from here on a hang-up cancels, and the whole request's deadline counts."""
+        self._exchange.due = self.deadline
         self._exchange.watch()
 
     async def _receive(self) -> bytes:
@@ -200,7 +209,6 @@ class Upload:
         self.more = bool(message["more_body"])
         if not self.more:
             self._form.finish()
-            self._exchange.due = self.deadline
         return data
 
 
@@ -215,7 +223,7 @@ async def read_form(exchange: Exchange, most_bytes: int, patience_s: float) -> N
     exchange.request = await upload.read_head()
     exchange.upload, exchange.stream = upload, bool(exchange.request.stream)
     if not upload.more:
-        exchange.watch()
+        upload.end()
 
 
 def _boundary(content_type: bytes) -> bytes:

@@ -116,11 +116,24 @@ class Connection(asyncio.Protocol):
             UpstreamError: the connection failed meanwhile. What `pieces` raises comes out as it is.
         """
         async with aclosing(pieces) as source:
-            async for piece in source:
+            while (piece := await self._next_of(source)) is not None:
                 if not await self._write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked and piece else piece):
                     return
-        await self._write(b"0\r\n\r\n" if chunked else b"")
-        self._wait_at_most(self._patience.first_s)
+        if await self._write(b"0\r\n\r\n" if chunked else b""):
+            self._wait_at_most(self._patience.first_s)
+
+    async def _next_of(self, source: AsyncGenerator[bytes, None]) -> bytes | None:
+        """The next piece of the body; None at its end, or where an answer or a failure comes before the piece does."""
+        coming = asyncio.ensure_future(anext(source, None))
+        try:
+            while not coming.done() and not self.status and self.error is None:
+                self._waiter = self._loop.create_future()
+                await asyncio.wait((coming, self._waiter), return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else None
+        finally:
+            if not coming.done():
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def _write(self, data: bytes) -> bool:
         """Whether the model server still listens; one that takes nothing for too long has failed."""

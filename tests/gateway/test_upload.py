@@ -178,13 +178,40 @@ def test_a_form_that_stops_coming_is_408(own_gateway: Any, fake: Fake) -> None:
         assert sender.recv(65536).startswith(b"HTTP/1.1 408")
 
 
-def test_an_answer_before_the_end_of_the_form_is_passed_on(gateway: Gateway, fake: Fake) -> None:
+@pytest.mark.parametrize("sent", [2_000, 500_000], ids=["while the rest is awaited", "while nothing is taken"])
+def test_an_answer_before_the_end_of_the_form_is_passed_on(gateway: Gateway, fake: Fake, sent: int) -> None:
     error = {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 413}}
-    fake.script("early", *json_steps(error, 413))
+    fake.script("early", {"sleep_ms": 200}, *json_steps(error, 413))
     http.put(f"{fake.url}/__early/early")
     with opened(gateway, 30_000_000) as sender:
-        sender.sendall(FORM[:500_000])
+        sender.settimeout(5)
+        sender.sendall(FORM[:sent])
         assert sender.recv(65536).startswith(b"HTTP/1.1 413")
+
+
+def test_a_model_server_that_breaks_off_while_the_form_is_awaited_is_told_at_once(gateway: Gateway, fake: Fake) -> None:
+    fake.script("cut", {"sleep_ms": 200}, {"cut": "rst"})
+    http.put(f"{fake.url}/__early/cut")
+    with opened(gateway, 30_000_000) as sender:
+        sender.settimeout(5)
+        sender.sendall(FORM[:2_000])
+        head = sender.recv(65536).decode()
+    assert head.startswith("HTTP/1.1 502")
+    request_id = head.partition("x-tidegate-request-id: ")[2].partition("\r\n")[0]
+    assert gateway.usage_of(request_id)["outcome"] == "upstream_error"
+
+
+def test_who_hangs_up_during_an_early_answer_leaves_nothing_behind(own_gateway: Any, fake: Fake) -> None:
+    gateway = own_gateway()
+    before = fake.truth()["open_connections"]
+    head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1000\r\n\r\n"
+    fake.script("early", {"send": head}, {"stall": True})
+    http.put(f"{fake.url}/__early/early")
+    with opened(gateway, 30_000_000) as sender:
+        sender.sendall(FORM[:2_000])
+        wait_until(lambda: fake.truth()["open_connections"] > before)
+        time.sleep(0.2)
+    assert wait_until(gateway.usage)[0]["outcome"] == "cancelled"
 
 
 def test_a_transcript_may_stream(gateway: Gateway, fake: Fake) -> None:
