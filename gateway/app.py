@@ -72,18 +72,18 @@ class Gateway:
         self,
         source: SnapshotSource,
         pipeline: Pipeline,
-        services: ServiceRelay,
         tools: ToolDoor,
-        callers: Callers,
-        log: JsonLog,
+        http: FastAPI,
+        journal: Journal,
         *,
         max_inflight: int,
     ) -> None:
         self._source = source
+        self._journal = journal
         self._max_inflight = max_inflight
         self.pipeline = pipeline
         self.tools = tools
-        self.http = build_http(source, callers, services, log)
+        self.http = http
         self.http.state.tool_metadata = tools.metadata
         self.http.state.not_ready = self.not_ready
         self.stopping = False
@@ -131,6 +131,8 @@ class Gateway:
         """Why no request should be sent here; None if all is well."""
         if self.stopping:
             return "stopping"
+        if trouble := self._journal.trouble():
+            return f"the usage journal cannot be written: {trouble}"
         return None if self._source.current.change_id else "no resources have been applied"
 
 
@@ -237,11 +239,10 @@ def _assembled(parts: _Parts, source: SnapshotSource) -> Gateway:
     services = ServiceRelay(clients, settings, limits, tracing, metrics, log)
     federation = Federation(settings.mcp, limits, tracing, ToolMeter(parts.journal, metrics, log))
     tools = ToolDoor(source, parts.callers, federation, settings)
-    gateway = Gateway(
-        source, pipeline, services, tools, parts.callers, log, max_inflight=settings.gateway.max_inflight_requests
-    )
-    gateway.http.state.minter = parts.minter
-    return gateway
+    http = build_http(source, parts.callers, services, log)
+    http.state.minter = parts.minter
+    most = settings.gateway.max_inflight_requests
+    return Gateway(source, pipeline, tools, http, parts.journal, max_inflight=most)
 
 
 def _dispatcher(parts: _Parts) -> Dispatcher:

@@ -29,7 +29,6 @@ from tidegate.errors import (
     ClientGone,
     DeadlineExceeded,
     InvalidRequest,
-    OperatorError,
     Stopping,
     TidegateError,
     UpstreamError,
@@ -217,10 +216,7 @@ class Pipeline:
 
     def begin(self, exchange: Exchange) -> None:
         """Journals that a model server is about to work; from here on a crash leaves an `interrupted` row."""
-        try:
-            self._settlement.begin(exchange)
-        except OSError as error:
-            raise OperatorError("The usage journal cannot be written; requests are refused until it can.") from error
+        self._settlement.begin(exchange)
 
     async def dispatch(self, exchange: Exchange) -> None:
         """Selects a replica, sends the request, passes the answer back; another replica only before the answer begins."""

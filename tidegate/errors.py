@@ -26,6 +26,7 @@ TidegateError
 │   ├── UpstreamRejected        the status it gave: the caller's fault, in its words
 │   └── UpstreamMisconfigured   502, it does not accept our credentials
 ├── Overloaded                  503, this process has no room
+│   ├── JournalFull             503, it cannot write down what it would do
 │   └── Stopping                503, it is about to end
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
@@ -313,6 +314,13 @@ class Overloaded(TidegateError):
     def headers(self) -> list[tuple[str, str]]:
         """Adds `retry-after`."""
         return [*super().headers, ("retry-after", "1")]
+
+
+class JournalFull(Overloaded):
+    """What is done could not be metered, so it is not done; another gateway's disk may have room."""
+
+    code = "journal_full"
+    log_level = "critical"
 
 
 class Stopping(Overloaded):

@@ -11,6 +11,7 @@ which JSON has none of: a file's text ends at its first NUL. Files are cut to th
 Recovery, at the next start, turns every `begin` without an `end` into one row with outcome `interrupted`.
 """
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.errors import OperatorError
+from tidegate.errors import JournalFull, OperatorError
 from tidegate.types import Outcome, UsageSource
 
 BEGIN, END = b"b", b"e"
@@ -50,6 +51,7 @@ class Journal:
         self._file = -1
         self._memory = mmap.mmap(-1, 1)
         self._size = 0
+        self._failed: str | None = None
 
     def open(self) -> None:
         """Takes the folder and begins a new file.
@@ -61,15 +63,12 @@ class Journal:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._number = max((number_of(path) for path in segments(self.directory)), default=0)
+            self._begin_segment(self._segment_bytes)
         except BlockingIOError as error:
             raise OperatorError(
                 f"journal {self.directory} belongs to another running gateway; give each its own"
             ) from error
-        except OSError as error:
-            raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
-        self._number = max((number_of(path) for path in segments(self.directory)), default=0)
-        try:
-            self._begin_segment(self._segment_bytes)
         except OSError as error:
             raise OperatorError(f"journal {self.directory}: {error.strerror}") from error
 
@@ -86,9 +85,12 @@ class Journal:
         Leaves some room, for the ends of what has begun should the disk be full then.
 
         Raises:
-            OSError: it cannot be written; nothing was.
+            JournalFull: it cannot be written; nothing was.
         """
-        self._write(BEGIN + _encode(row) + b"\n", self._segment_bytes // 8)
+        try:
+            self._write(BEGIN + _encode(row) + b"\n", self._segment_bytes // 8)
+        except OSError as error:
+            raise JournalFull("This gateway cannot write its usage journal at the moment; try again.") from error
 
     def end(self, row: dict[str, Any], *, begun: bool = True) -> None:
         """A request has settled; `row` is its complete usage row. One that never began takes no other's room.
@@ -97,6 +99,13 @@ class Journal:
             OSError: it cannot be written; nothing was.
         """
         self._write(END + _encode(row) + b"\n", 0 if begun else self._segment_bytes // 8)
+
+    def trouble(self) -> str | None:
+        """Why nothing can begin, if so; tries once more, since without requests nobody else does."""
+        if self._failed is not None:
+            with contextlib.suppress(OSError):
+                self._begin_segment(self._segment_bytes)
+        return self._failed
 
     def _write(self, line: bytes, spare: int) -> None:
         end = self._size + len(line)
@@ -114,11 +123,13 @@ class Journal:
             os.posix_fallocate(file, 0, size)
             memory = mmap.mmap(file, size)
             unnamed.rename(self.directory / f"{self._number + 1:08d}.jsonl")
-        except OSError:
+        except OSError as error:
             os.close(file)
             unnamed.unlink(missing_ok=True)  # a full disk needs the space back
+            self._failed = error.strerror
             raise
         self._end_segment()
+        self._failed = None
         self._number, self._file, self._memory, self._size = self._number + 1, file, memory, 0
 
     def _end_segment(self) -> None:

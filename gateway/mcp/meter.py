@@ -8,7 +8,6 @@ from gateway.exchange import new_request_id
 from gateway.ledger.journal import Journal
 from gateway.mcp.visit import Visit
 from gateway.snapshot import ToolServer
-from tidegate.errors import OperatorError
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
@@ -45,11 +44,11 @@ class ToolMeter:
         """Journals that a call is about to be made; a crash from here on leaves an `interrupted` row.
 
         Raises:
-            OperatorError: the journal cannot be written.
+            JournalFull: the journal cannot be written.
         """
         principal = visit.principal
         call.server = server.name
-        call.row = {
+        row = {
             "request_id": call.request_id,
             "organisation": principal.organisation,
             "project": principal.project,
@@ -70,11 +69,8 @@ class ToolMeter:
             "parent_request_id": visit.parent_request_id,
             "trace_id": trace_id,
         }
-        try:
-            self._journal.begin(call.row)
-        except OSError as error:
-            call.row = None
-            raise OperatorError("The usage journal cannot be written; calls are refused until it can.") from error
+        self._journal.begin(row)
+        call.row = row
 
     def settle(self, call: Call) -> None:
         """On every exit. Never awaits."""

@@ -124,6 +124,8 @@ RELAY = (
             _UPLOAD + "test_only_a_form_is_taken",
             _UPLOAD + "test_a_form_has_a_limit",
             _UPLOAD + "test_who_hangs_up_in_mid_upload_leaves_nothing_behind",
+            _UPLOAD + "test_who_hangs_up_during_an_early_answer_leaves_nothing_behind",
+            _UPLOAD + "test_a_model_server_that_breaks_off_while_the_form_is_awaited_is_told_at_once",
             _UPLOAD + "test_a_model_server_that_takes_nothing_has_failed",
             _UPLOAD + "test_a_form_that_stops_coming_is_408",
             _UPLOAD + "test_an_answer_before_the_end_of_the_form_is_passed_on",

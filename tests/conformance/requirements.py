@@ -222,10 +222,11 @@ REQUIREMENTS = (
     Requirement(
         "ledger.journal",
         "platform",
-        "The journal has one owner, survives torn lines, and is shipped at the end",
+        "The journal has one owner, survives torn lines and a full disk, and is shipped at the end",
         (
             _CRASH + "test_a_second_gateway_cannot_take_the_same_journal",
             _CRASH + "test_a_torn_journal_line_is_passed_over",
+            _CRASH + "test_a_full_disk_stops_new_requests_and_loses_no_row",
             _CRASH + "test_sigterm_lets_a_running_stream_finish",
             _CRASH + "test_a_request_cut_off_by_the_end_of_the_grace_still_has_its_row",
         ),

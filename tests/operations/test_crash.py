@@ -173,11 +173,15 @@ def test_a_full_disk_stops_new_requests_and_loses_no_row(own_gateway: Any) -> No
     with gateway.open_stream(max_tokens=100, fake_pace_ms=50) as stream:
         resource.prlimit(gateway.process.popen.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         refused = next(answer for _ in range(1_000) if (answer := ask()).status_code != 200)
-        assert refused.status_code == 500 and "journal cannot be written" in refused.json()["error"]["message"]
-        assert ask().status_code == 500
+        assert refused.status_code == 503 and refused.json()["error"]["code"] == "journal_full"
+        assert refused.headers["retry-after"] == "1" and refused.headers["x-should-retry"] == "true"
+        assert ask().status_code == 503
+        ready = http.get(f"{gateway.url}/readyz")
+        assert ready.status_code == 503 and "journal" in ready.text
         stream.read()
         answered.append(stream.headers["x-tidegate-request-id"])
     resource.prlimit(gateway.process.popen.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert http.get(f"{gateway.url}/readyz").status_code == 200
     assert ask().status_code == 200
     wait_until(
         lambda: sorted(row["request_id"] for row in gateway.usage() if row["outcome"] == "ok") == sorted(answered), 10

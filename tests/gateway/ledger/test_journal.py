@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.ledger.journal import Journal, parse, recover, segments, unread, whole_lines
+from tidegate.errors import JournalFull
 
 SEGMENT = 65_536
 
@@ -117,7 +118,7 @@ def test_on_a_full_disk_nothing_more_begins_but_what_began_can_end(journal: Jour
     row = {"filler": "x" * 300}
     with full_disk():
         begun = 0
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(JournalFull):
             while begun < 1_000:
                 journal.begin(row | {"request_id": f"req_{begun}"})
                 begun += 1
@@ -125,10 +126,12 @@ def test_on_a_full_disk_nothing_more_begins_but_what_began_can_end(journal: Jour
         for number in range(20):
             journal.end(row | {"request_id": f"req_{number}"})
         assert {path.name for path in journal.directory.iterdir()} == {"lock", "00000001.jsonl"}
-        with pytest.raises(OSError, match="too large"):
+        with pytest.raises(JournalFull):
             journal.begin(row | {"request_id": "refused"})
+        assert journal.trouble() == "File too large"
         with pytest.raises(OSError, match="too large"):
             for _ in range(1_000):
                 journal.end(row | {"request_id": "more than there was room for"})
+    assert journal.trouble() is None
     journal.begin(row | {"request_id": "later"})
     assert ids(journal.directory)[-1] == "later" and "refused" not in ids(journal.directory)
