@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from benchmarks import performance
 from benchmarks.overhead import measure
 from benchmarks.stage import ROOT, System, routers_env, stage, store
 
@@ -71,6 +72,7 @@ def main() -> None:
             record(system, mode, connections, requests, raw, "raw")
             result[mode] = top_ten(main_thread(raw.read_text().splitlines()))
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    performance.write()
     print(json.dumps(result, indent=1))
 
 

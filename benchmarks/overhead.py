@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import performance
 from benchmarks.readme import write_table
 from benchmarks.stage import (
     DISTRIBUTION_PYTHON,
@@ -167,7 +168,8 @@ def main() -> None:
         return
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     write_table()
-    print(f"wrote {RESULT.relative_to(ROOT)} and the README's table")
+    performance.write()
+    print(f"wrote {RESULT.relative_to(ROOT)} and the tables of README and docs/performance.md")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import statistics
 from typing import Any
 
+from benchmarks import performance
 from benchmarks.overhead import measure
 from benchmarks.stage import ROOT, System, check_books, circumstances, stage, store
 
@@ -65,6 +66,7 @@ def main() -> None:
         "prompt sizes": sizes(),
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    performance.write()
     print(json.dumps(result, indent=1))
 
 

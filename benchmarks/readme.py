@@ -36,12 +36,11 @@ def write_table() -> None:
     put(BEGIN, END, table())
 
 
-def put(begin: str, end: str, text: str) -> None:
-    """Puts `text` between two marks in the README."""
-    readme = ROOT / "README.md"
-    before, _, rest = readme.read_text().partition(begin)
+def put(begin: str, end: str, text: str, document: Path = ROOT / "README.md") -> None:
+    """Puts `text` between two marks."""
+    before, _, rest = document.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    document.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

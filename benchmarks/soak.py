@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import performance
 from benchmarks.load import head_of
 from benchmarks.overhead import measure
 from benchmarks.stage import ROOT, System, circumstances, get, stage, store
@@ -82,6 +83,7 @@ def main() -> None:
     began = time.monotonic()
     result = run(100_000, 10_000, 10)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    performance.write()
     print(json.dumps(result["curve"], indent=1), f"{time.monotonic() - began:.0f} s")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks import performance
 from benchmarks.load import Caller, head_of
 from benchmarks.stage import OTHER_CORE, ROOT, System, check_books, circumstances, pinned, stage, store, version_of
 
@@ -83,6 +84,7 @@ def main() -> None:
         "runs": found,
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    performance.write()
     print(json.dumps(result, indent=1))
 
 

@@ -15,7 +15,7 @@ from mcp_types import ToolAnnotations
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import Field
 
-from benchmarks import footprint, knowledge, pan, readme, relay, stage
+from benchmarks import footprint, knowledge, pan, performance, readme, relay, stage
 from gateway.routing.replicas import ReplicaState
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused, screen_request
@@ -34,13 +34,16 @@ def test_the_schema_is_fresh() -> None:
     assert json.loads((ROOT / "docs" / "tidegate.schema.json").read_text()) == Document.model_json_schema()
 
 
-def test_the_readme_tables_are_generated_from_the_results() -> None:
+def test_the_tables_of_figures_are_generated_from_the_results() -> None:
     text = (ROOT / "README.md").read_text()
     assert readme.table() in text
     assert pan.table() in text
     assert footprint.table() in text
     assert knowledge.table() in text
     assert relay.table() in text
+    text = performance.DOCUMENT.read_text()
+    assert performance.figures() in text
+    assert performance.profile() in text
 
 
 def test_the_benchmark_runs_a_valid_production_configuration(tmp_path: Path) -> None:
