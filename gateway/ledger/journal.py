@@ -126,7 +126,7 @@ class Journal:
         except OSError as error:
             os.close(file)
             unnamed.unlink(missing_ok=True)  # a full disk needs the space back
-            self._failed = error.strerror
+            self._failed = error.strerror or str(error)
             raise
         self._end_segment()
         self._failed = None

@@ -8,11 +8,12 @@ _LARGE_BYTES, _MANY = 16_384, 1000
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_pieces", "_raw")
+    __slots__ = ("_pieces", "_raw", "_small")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._pieces = raw.split(b'"') if len(raw) < _LARGE_BYTES else _split(raw)
+        self._small = len(raw) < _LARGE_BYTES
+        self._pieces = raw.split(b'"') if self._small else _split(raw)
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
@@ -28,7 +29,8 @@ class Skim:
 
     def may_have_names_ending_in(self, suffix: bytes) -> bool:
         """False only if no string or name ends in `suffix`, however it is spelled."""
-        return any(piece.endswith(suffix) for piece in self._pieces) or self._may_disguise(6 * len(suffix))
+        found = suffix + b'"' in self._raw if self._small else any(piece.endswith(suffix) for piece in self._pieces)
+        return found or self._may_disguise(6 * len(suffix))
 
     def _may_disguise(self, length: int) -> bool:
         """Whether the last `length` bytes of any string have an escape that may stand for a plain character."""
@@ -40,6 +42,8 @@ class Skim:
 
     def may_hold(self, beginning: bytes) -> bool:
         """False only if no string begins with `beginning`, as it stands or behind an escape."""
+        if self._small:
+            return b'"' + beginning in self._raw
         return any(piece.startswith(beginning) for piece in self._pieces)
 
 
