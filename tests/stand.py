@@ -367,8 +367,16 @@ class Gateway:
 
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """The JSON log lines, of one event if named."""
-        lines = [json.loads(line) for line in self.process.text().splitlines() if line.startswith("{")]
+        text = log_of(self.process, self.management_port)
+        lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
         return [line for line in lines if event is None or line["event"] == event]
+
+
+def log_of(process: Process, management_port: int) -> str:
+    """The log so far. A running process is asked something first: lines are written at the end of its loop's turn."""
+    with suppress(httpx.TransportError):
+        http.get(f"http://127.0.0.1:{management_port}/readyz")
+    return process.text()
 
 
 def half_closed_sockets(pid: int) -> int:

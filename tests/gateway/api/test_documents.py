@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from gateway.api.routes import ROUTES
 from tests.knowledge_stand import Knowledge
-from tests.stand import Fake, Gateway, http, json_steps
+from tests.stand import Fake, Gateway, http, json_steps, log_of
 
 PAN = "4111 1111 1111 1111"
 EMBEDDER = "all-minilm-l6-v2"
@@ -151,7 +151,7 @@ def test_no_document_path_is_open_without_a_key(desk: Gateway) -> None:
 
 
 def test_strange_ids_do_not_reach_the_service(desk: Gateway, knowledge: Knowledge) -> None:
-    asked = knowledge.process.text().count('"request"')
+    asked = log_of(knowledge.process, knowledge.management_port).count('"request"')
     for path in (
         "/v1/files/..%2f..%2finternal%2fsearch",
         "/v1/files/a%20b",
@@ -161,7 +161,7 @@ def test_strange_ids_do_not_reach_the_service(desk: Gateway, knowledge: Knowledg
     ):
         answer = http.get(desk.url + path, headers=desk.headers)
         assert answer.status_code == 404, path
-    assert knowledge.process.text().count('"request"') == asked
+    assert log_of(knowledge.process, knowledge.management_port).count('"request"') == asked
 
 
 def test_bodies_are_bounded_and_of_the_right_kind(desk: Gateway) -> None:
