@@ -46,6 +46,8 @@ class Journal:
     def __init__(self, directory: Path, segment_bytes: int) -> None:
         self.directory = directory
         self._segment_bytes = segment_bytes
+        self._spare = segment_bytes // 8
+        """Kept in every file for the ends of what has begun, should the disk be full then."""
         self._lock = -1
         self._number = 0
         self._file = -1
@@ -82,13 +84,11 @@ class Journal:
     def begin(self, row: dict[str, Any]) -> None:
         """A request is about to be dispatched; `row` holds the usage columns known so far.
 
-        Leaves some room, for the ends of what has begun should the disk be full then.
-
         Raises:
             JournalFull: it cannot be written; nothing was.
         """
         try:
-            self._write(BEGIN + _encode(row) + b"\n", self._segment_bytes // 8)
+            self._write(BEGIN + _encode(row) + b"\n", self._spare)
         except OSError as error:
             raise JournalFull("This gateway cannot write its usage journal at the moment; try again.") from error
 
@@ -98,7 +98,7 @@ class Journal:
         Raises:
             OSError: it cannot be written; nothing was.
         """
-        self._write(END + _encode(row) + b"\n", 0 if begun else self._segment_bytes // 8)
+        self._write(END + _encode(row) + b"\n", 0 if begun else self._spare)
 
     def trouble(self) -> str | None:
         """Why nothing can begin, if so; tries once more, since without requests nobody else does."""

@@ -30,17 +30,18 @@ class JsonLog:
         weight = _LEVELS[level]
         if weight < self._least:
             return
-        line = {
+        fields = {
             "at": int(time.time() * 1000) / 1000,
             "level": level,
             "service": self._service,
             "event": event,
             **fields,
         }
+        line = self._encode(fields) + b"\n"
         if self._gathered is None:
-            self._write(self._encode(line) + b"\n")
+            self._write(line)
         else:
-            self._gathered.add(self._encode(line) + b"\n", at_once=weight >= _AT_ONCE)
+            self._gathered.add(line, at_once=weight >= _AT_ONCE)
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

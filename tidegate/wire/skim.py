@@ -8,12 +8,14 @@ _LARGE_BYTES, _MANY = 16_384, 1000
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_pieces", "_raw", "_small")
+    __slots__ = ("_long_texts", "_pieces", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        self._small = len(raw) < _LARGE_BYTES
-        self._pieces = raw.split(b'"') if self._small else _split(raw)
+        large = len(raw) >= _LARGE_BYTES
+        self._pieces = _split(raw) if large else raw.split(b'"')
+        self._long_texts = large and len(self._pieces) <= _MANY
+        """So that looking at each piece's end is less than looking at all of `raw`."""
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
@@ -29,8 +31,11 @@ class Skim:
 
     def may_have_names_ending_in(self, suffix: bytes) -> bool:
         """False only if no string or name ends in `suffix`, however it is spelled."""
-        found = suffix + b'"' in self._raw if self._small else any(piece.endswith(suffix) for piece in self._pieces)
-        return found or self._may_disguise(6 * len(suffix))
+        if self._may_disguise(6 * len(suffix)):
+            return True
+        if self._long_texts:
+            return any(piece.endswith(suffix) for piece in self._pieces)
+        return suffix + b'"' in self._raw
 
     def _may_disguise(self, length: int) -> bool:
         """Whether the last `length` bytes of any string have an escape that may stand for a plain character."""
@@ -42,9 +47,9 @@ class Skim:
 
     def may_hold(self, beginning: bytes) -> bool:
         """False only if no string begins with `beginning`, as it stands or behind an escape."""
-        if self._small:
-            return b'"' + beginning in self._raw
-        return any(piece.startswith(beginning) for piece in self._pieces)
+        if self._long_texts:
+            return any(piece.startswith(beginning) for piece in self._pieces)
+        return b'"' + beginning in self._raw
 
 
 def _split(raw: bytes) -> list[bytes]:

@@ -5,6 +5,7 @@ import sys
 import unicodedata
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,8 +37,10 @@ def texts(value: Any) -> list[str]:
     )
 
 
+@pytest.mark.parametrize("beside", [[], ["a" * 17_000], ["x"] * 6_000], ids=["small", "long texts", "many texts"])
 @given(JSONS, st.booleans(), st.integers(0, 4))
-def test_what_is_there_is_never_denied(value: Any, escaped: bool, most: int) -> None:
+def test_what_is_there_is_never_denied(beside: list[str], value: Any, escaped: bool, most: int) -> None:
+    value = [*beside, value] if beside else value
     raw = json.dumps(value, ensure_ascii=escaped).encode()
     skim, found = Skim(raw), texts(value)
     assert skim.may_nest_deeper_than(most) or depth(value) <= most
