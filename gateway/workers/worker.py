@@ -1,6 +1,7 @@
 """One worker: a gateway that listens on an inherited socket and tells its supervisor how far it is.
 
-It prints `serving` once it accepts connections and `ready` once it has resources, on standard output.
+It prints `ready` once it has resources and `serving` once it accepts connections, on standard output; in this order, unless
+none have been applied yet.
 """
 
 import asyncio
@@ -31,8 +32,9 @@ async def work(settings: Settings, log: JsonLog, place: Place) -> None:
     async with build(settings, log, place) as (gateway, _):
         server = Server(gateway, log, keep_alive_s=settings.gateway.keep_alive_s)
         await server.listen(socket.socket(fileno=place.listener))
+        telling = asyncio.create_task(_tell_when_ready(gateway))
+        await asyncio.sleep(0)  # it looks once before the supervisor hears that it may dismiss a predecessor
         _tell("serving")
-        telling = asyncio.ensure_future(_tell_when_ready(gateway))
         await serve_until_told(server, gateway, settings.gateway, log)
         telling.cancel()
 

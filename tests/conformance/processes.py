@@ -43,6 +43,7 @@ PROCESSES = (
             _WORKERS + "test_slots_hold_for_all_workers_and_a_killed_one_gives_its_own_back",
             _WORKERS + "test_a_killed_worker_is_replaced_and_makes_no_counter_fall",
             _WORKERS + "test_a_reload_drops_neither_request_nor_stream",
+            _WORKERS + "test_reloads_are_not_noticed_by_who_keeps_a_connection_or_is_slow_to_use_a_new_one",
             _WORKERS + "test_a_bad_configuration_changes_nothing",
             _WORKERS + "test_stopping_waits_for_every_worker_and_ships_their_journals",
             _WORKERS + "test_workers_end_when_their_supervisor_is_killed",

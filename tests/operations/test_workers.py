@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -167,7 +168,43 @@ def test_a_reload_drops_neither_request_nor_stream(crew: Any, fake: Fake) -> Non
     thread.join(30)
     assert set(seen) == {200} and seen[200] > 8
     wait_until(lambda: len(pids(gateway)) == 2 and not pids(gateway) & before, 20, "the old workers to end")
-    assert gateway.metrics()["tidegate_workers"] == 2 and not gateway.log_lines("worker_lost")
+    assert not gateway.log_lines("worker_lost")
+    assert gateway.metrics()["tidegate_workers"] == 2
+
+
+def test_reloads_are_not_noticed_by_who_keeps_a_connection_or_is_slow_to_use_a_new_one(crew: Any) -> None:
+    gateway = crew()
+    over, seen = threading.Event(), Counter[int]()
+    url, body = f"{gateway.url}/v1/chat/completions", {"model": "m", "messages": [], "max_tokens": 1}
+
+    def keep() -> None:
+        with httpx.Client(headers=gateway.headers, timeout=30) as client:
+            while not over.wait(0.05):
+                seen[client.post(url, json=body).status_code] += 1
+
+    def dawdle() -> None:
+        while not over.is_set():
+            with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as caller:
+                over.wait(0.1)
+                caller.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n")
+                over.wait(0.1)
+                caller.sendall(f"authorization: {gateway.headers['authorization']}\r\n\r\n".encode())
+                seen[int(caller.recv(65536).split()[1])] += 1
+
+    with ThreadPoolExecutor(16) as pool:
+        callers = [pool.submit(ask) for ask in (keep, dawdle) for _ in range(8)]
+        try:
+            for count in (1, 2, 3):
+                gateway.process.popen.send_signal(signal.SIGHUP)
+                wait_until(lambda count=count: len(gateway.log_lines("reloaded")) == count, 30, "the reload")
+                assert http.get(f"{gateway.management_url}/readyz").status_code == 200
+                assert gateway.metrics()["tidegate_workers"] == WORKERS, "new ones are ready before old ones go"
+                wait_until(lambda: len(pids(gateway)) == WORKERS, 20, "the old workers to end")
+        finally:
+            over.set()
+        for caller in callers:
+            caller.result(30)
+    assert set(seen) == {200} and seen[200] > 200, seen
 
 
 def test_a_bad_configuration_changes_nothing(crew: Any) -> None:

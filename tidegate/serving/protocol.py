@@ -21,6 +21,8 @@ MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 128
 HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
+SOON_S = 1.0
+"""Within this time a new connection is expected to be used, and one that was used to be used again."""
 MAX_WAITING = 32
 """Requests that may be sent on a connection before the first of them is answered."""
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -231,6 +233,10 @@ class Http1(asyncio.Protocol):
                 self.transport.abort()
             else:
                 self.transport.close()
+
+    def may_be_asked(self, now: float, *, again: bool) -> bool:
+        """Whether a request may be on its way: the connection is new, a head has begun, or (`again`) it was just used."""
+        return self._serving is None and (again or self._in_head) and now - self._since < SOON_S
 
     def close_if_idle(self) -> None:
         """Ends a connection on which nothing is asked."""

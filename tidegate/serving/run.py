@@ -124,26 +124,31 @@ class Signals:
 async def serve_until_told(server: Server, service: Service, patience: Stoppable, log: JsonLog) -> None:
     """Lets `server`, which listens, serve until a signal, then stops it as the module says.
 
-    By SIGUSR1 a supervisor says that another process has taken over: then no new connections are taken either.
+    By SIGUSR1 a supervisor says that another process listens now: then nothing is refused. No new connections are taken, and
+    those that there are end with their next answer, or when they have been quiet for a moment.
     """
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process; no collection need look at it again
     signals = Signals(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     with log.gathered():
-        if await signals.next() == signal.SIGUSR1:
+        replaced = await signals.next() == signal.SIGUSR1
+        if replaced:
             server.stop_listening()
-        await _drain(server, service, patience, signals, log)
+        await _drain(server, service, patience, signals, log, replaced=replaced)
         await server.close()
 
 
-async def _drain(server: Server, service: Service, patience: Stoppable, signals: Signals, log: JsonLog) -> None:
+async def _drain(
+    server: Server, service: Service, patience: Stoppable, signals: Signals, log: JsonLog, *, replaced: bool
+) -> None:
     service.stop()
     server.closing = True
     log.write("info", "draining", requests=len(server.calls), delay_s=patience.drain_delay_s)
     hurry = asyncio.ensure_future(signals.next())
     await _unless(hurry, asyncio.sleep(patience.drain_delay_s))
-    server.refusing = True
-    await _unless(hurry, server.wait_until_idle(patience.shutdown_grace_s))
+    server.refusing = not replaced
+    grace_s = patience.shutdown_grace_s
+    await _unless(hurry, server.wait_until_quiet(grace_s, again=True) if replaced else server.wait_until_idle(grace_s))
     hurry.cancel()
     if server.calls:
         log.write("warning", "cut", requests=len(server.calls))

@@ -11,11 +11,11 @@ from typing import Any
 
 from tidegate.errors import Stopping, TidegateError, render
 from tidegate.serving.call import Call, Date, header_lines
-from tidegate.serving.protocol import Http1
+from tidegate.serving.protocol import SOON_S, Http1
 from tidegate.telemetry.logs import JsonLog
 
-_LOOK_EVERY_S = 1.0
-_LAST_BYTES_S, _LAST_BYTES_POLLS = 1.0, 50
+_LOOK_EVERY_S, _LOOK_CLOSELY_S = 1.0, 0.02
+_LAST_BYTES_POLLS = 50
 App = Callable[[Call], Awaitable[None]]
 
 
@@ -111,6 +111,17 @@ class Server:
             return False
         return True
 
+    async def wait_until_quiet(self, seconds: float, *, again: bool) -> bool:
+        """Waits until no call is under way and none may be asked (see `Http1.may_be_asked`); whether that came true in time."""
+        deadline = self.loop.time() + seconds
+        while True:
+            await asyncio.sleep(_LOOK_CLOSELY_S)  # first of all: what was accepted just now is not in `connections` yet
+            now = self.loop.time()
+            if not self.calls and not any(each.may_be_asked(now, again=again) for each in self.connections):
+                return True
+            if now > deadline:
+                return False
+
     def cut(self, *, gently: bool) -> None:
         """Ends every call that is under way; gently, so that it may say its last words, or at once."""
         for call in list(self.calls):
@@ -126,17 +137,18 @@ class Server:
             self._listener = None
 
     async def close(self) -> None:
-        """The end: nothing is listened for any more, and idle connections are closed."""
+        """The end: nothing is listened for any more, what was asked just now is refused, idle connections are closed."""
         self.closing = self.refusing = True
         if self._looker is not None:
             self._looker.cancel()
         self.stop_listening()
+        await self.wait_until_quiet(SOON_S, again=False)
         for connection in list(self.connections):
             connection.close_if_idle()
         for _ in range(_LAST_BYTES_POLLS):  # answers that are complete may still be on their way to slow callers
             if not self.connections:
                 return
-            await asyncio.sleep(_LAST_BYTES_S / _LAST_BYTES_POLLS)
+            await asyncio.sleep(_LOOK_CLOSELY_S)
         for connection in list(self.connections):
             connection.transport.abort()
         await asyncio.sleep(0)

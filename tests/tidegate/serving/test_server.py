@@ -3,11 +3,13 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.stand import wait_until
 from tidegate.serving import protocol
 from tidegate.serving.call import Call
 from tidegate.serving.run import Door, listen
@@ -128,6 +130,30 @@ def test_a_stream_is_chunked_for_new_and_ends_with_the_connection_for_old_caller
     assert new.endswith(b"1\r\n0\r\n0\r\n\r\n") and new.count(b"\r\ndate: ") == 1
     old = stand.ask(b"GET /stream HTTP/1.0\r\n\r\n")
     assert b"chunked" not in old and b"connection: close" in old and old.endswith(b"\r\n\r\nGET /stream 0")
+
+
+def test_who_connects_just_before_the_end_is_answered(stand: Stand) -> None:
+    with stand.connect() as new, stand.connect() as silent:
+        wait_until(lambda: len(stand.server.connections) == 2, 5, "the connections")
+        closing = asyncio.run_coroutine_threadsafe(stand.server.close(), stand.loop)
+        time.sleep(0.2)
+        new.sendall(request(last=False))
+        answer = b"".join(iter(lambda: new.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ") and b'"stopping"' in answer
+        assert silent.recv(1) == b"", "it is not waited for for long"
+        closing.result(5)
+
+
+def test_who_has_a_successor_serves_on_until_no_connection_is_in_use(stand: Stand) -> None:
+    with stand.connect() as used:
+        used.sendall(request("/a", last=False))
+        assert used.recv(65536).endswith(b"POST /a 0")
+        stand.loop.call_soon_threadsafe(stand.server.stop_listening)
+        waiting = asyncio.run_coroutine_threadsafe(stand.server.wait_until_quiet(10, again=True), stand.loop)
+        time.sleep(0.3)
+        used.sendall(request("/b"))
+        assert b"".join(iter(lambda: used.recv(65536), b"")).endswith(b"POST /b 0")
+        assert waiting.result(5)
 
 
 def test_head_gets_no_body(stand: Stand) -> None:
