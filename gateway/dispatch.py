@@ -96,9 +96,8 @@ class Dispatcher:
 
     async def _attempt(self, exchange: Exchange, model: ServedModel, pick: Pick) -> None:
         """One replica, once; its connection goes back whatever happens."""
-        replica, server, span, connection = pick.replica, model.servers[pick.replica.url], None, None
-        if exchange.span is not None:
-            span = self._begin_span(exchange, exchange.span, pick)
+        replica, server = pick.replica, model.servers[pick.replica.url]
+        span = None if exchange.span is None else self._begin_span(exchange, exchange.span, pick)
         stream = exchange.stream  # which a form may only turn out to be
         probe = replica.began(time.monotonic(), stream=stream)
         try:
@@ -108,7 +107,10 @@ class Dispatcher:
                 on_quiet=partial(comfort, exchange) if stream else None,
                 quiet_for_s=self._loop.time() - exchange.quiet_since if exchange.tried else 0.0,
             )
-            await relay_answer(exchange, connection, server.settings)
+            try:
+                await relay_answer(exchange, connection, server.settings)
+            finally:
+                server.pool.give_back(connection)
             if stream:
                 replica.answered(time.monotonic())  # again: it has shown what it can since its first event
             self._metrics.count(names.ATTEMPTS, replica.url, "ok")
@@ -119,8 +121,6 @@ class Dispatcher:
             raise
         finally:
             replica.ended(stream=stream, probe=probe)
-            if connection is not None:
-                server.pool.give_back(connection)
             if span is not None:
                 span.end()
 

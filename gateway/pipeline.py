@@ -237,6 +237,8 @@ class Pipeline:
 
     @staticmethod
     async def _tell(exchange: Exchange, error: TidegateError) -> None:
+        if exchange.call.gone:
+            return
         dialect = exchange.operation.dialect
         if not exchange.call.started:
             status, headers, body = dialect.render(error)

@@ -357,6 +357,8 @@ class Gateway:
             out = [f"{more:.0f} tasks"] if more > 0 else []
             if metrics["tidegate_inflight_requests"]:
                 out.append(f"{metrics['tidegate_inflight_requests']:.0f} requests in flight")
+            if defects := self.process.log.read_bytes().count(b'"event":"defect"'):
+                out.append(f"{defects} defects in the log")
             half_closed = half_closed_sockets(self.process.popen.pid)
             return out + ([f"{half_closed} sockets whose other end has gone"] if half_closed else [])
 

@@ -30,9 +30,10 @@ class EventShape:
 
     def text_of(self, event: bytes) -> str | None:
         """The event's text if it has this shape, else None."""
-        if not (event.startswith(self.before) and event.endswith(self.after)):
+        begin, end = len(self.before), len(event) - len(self.after)
+        if not (begin < end and event.startswith(self.before) and event.endswith(self.after)):
             return None
-        return _plain(event[len(self.before) : -len(self.after)])
+        return _plain(event[begin:end])
 
     def run_from(self, events: Sequence[bytes], start: int) -> tuple[int, str | None]:
         """Where the run of such events that begins at `start` ends, and its text; None if it must be read one by one."""
@@ -42,8 +43,10 @@ class EventShape:
         while not (events[end - 1].startswith(before) and events[end - 1].endswith(after)) and end > start + 1:
             end -= 1  # what ends a stream is not usual
         run, begin, stop = events[start:end], len(before), -len(after)
+        if min(map(len, run)) <= begin - stop:
+            return end, None
         texts = [event[begin:stop] for event in run]
-        if b"" in texts or before + (after + before).join(texts) + after != b"".join(run):
+        if before + (after + before).join(texts) + after != b"".join(run):
             return end, None
         return end, _plain(b"".join(texts))
 
