@@ -1,0 +1,25 @@
+{{/* Parts of network policies. */}}
+{{- define "tidegate.peer" }}
+podSelector:
+  matchLabels:
+    {{- include "tidegate.selector" . | nindent 4 }}
+{{- end }}
+
+{{- define "tidegate.collector" }}
+- ports:
+    - { protocol: TCP, port: 4318 }
+  {{- with .Values.networkPolicies.collectorPeers }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{- define "tidegate.outside" }}
+- ports:
+    - { protocol: TCP, port: {{ .Values.database.port }} }
+  {{- with .Values.database.peers }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- include "tidegate.collector" . }}
+{{- end }}

@@ -1,0 +1,48 @@
+"""The chart, rendered by Helm's own engine."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from helm_python import Chart
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy" / "openshift" / "chart"
+PROFILES = ("dev", "small", "ha", "airgap")
+NEEDED: dict[str, Any] = {
+    "images": {
+        name: {"digest": f"sha256:{number:064x}"}
+        for number, name in enumerate(("gateway", "knowledge", "agents", "mcp", "vllm"), 1)
+    },
+    "database": {"url": "postgresql+asyncpg://tidegate@postgres.example.internal:5432/tidegate"},
+    "route": {"host": "llm.example.internal"},
+}
+"""What has no default."""
+ELSEWHERE = ("route.openshift.io", "monitoring.coreos.com", "external-secrets.io", "gateway.networking.k8s.io")
+"""API groups that are not Kubernetes's own."""
+
+
+def merged(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `more` on top, as Helm merges files."""
+    out = dict(values)
+    for key, value in more.items():
+        out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def profile(name: str) -> dict[str, Any]:
+    """The values of a profile and what is needed besides."""
+    return merged(NEEDED, yaml.safe_load((CHART / f"values-{name}.yaml").read_text()))
+
+
+def render(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every object, in Helm's order of files."""
+    with Chart.load(str(CHART)) as chart:
+        files = chart.render(values, name="tidegate", namespace="llm")
+    return [found for path, text in sorted(files.items()) for found in yaml.safe_load_all(text) if found]
+
+
+def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The pod's specification, where there is one."""
+    pod: dict[str, Any] | None = document.get("spec", {}).get("template", {}).get("spec")
+    return pod if document["kind"] in ("Deployment", "StatefulSet", "Job") else None

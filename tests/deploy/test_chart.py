@@ -1,0 +1,137 @@
+"""The chart renders in every profile, to what Kubernetes takes and restricted-v2 allows; a wrong value stops with a sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from helm_python import HelmError, lint
+
+from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, merged, pod_of, profile, render
+from tidegate.config.load import load
+
+
+def test_the_chart_lints() -> None:
+    assert lint(str(CHART), NEEDED)["errors"] == []
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_is_what_kubernetes_takes(name: str) -> None:
+    found = render(profile(name))
+    names = [(document["kind"], document["metadata"]["name"]) for document in found]
+    assert len(set(names)) == len(names) > 15
+    for document in found:
+        if not document["apiVersion"].startswith(ELSEWHERE):
+            kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_s_configuration_is_valid(name: str, tmp_path: Path) -> None:
+    found = {
+        d["metadata"]["name"]: d["data"]["tidegate.yaml"] for d in render(profile(name)) if d["kind"] == "ConfigMap"
+    }
+    assert found["tidegate"] == found["tidegate-migrations"], "what is applied is what is served"
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(found["tidegate"])
+    document = load(config).document
+    models = {model.name for model in document.resources.models}
+    assert models == {"all-minilm-l6-v2"} | {model["name"] for model in profile(name).get("models", [])}
+    assert document.settings.gateway.management_port == 9090
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_pod_is_what_restricted_v2_allows(name: str) -> None:
+    pods = [pod for document in render(profile(name)) if (pod := pod_of(document))]
+    assert len(pods) >= 5
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert not [volume for volume in pod["volumes"] if "hostPath" in volume]
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "@sha256:" in container["image"] and container["resources"]["requests"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_process_sees_no_secret_but_its_own(name: str) -> None:
+    for document in render(profile(name)):
+        pod, component = pod_of(document), document["metadata"]["labels"]["app.kubernetes.io/component"]
+        if pod is None:
+            continue
+        sources = [s["secret"] for v in pod["volumes"] if "projected" in v for s in v["projected"]["sources"]]
+        seen = {item["path"] for secret in sources for item in secret["items"]}
+        assert ("identity_private.json" in seen) == ("key_pepper" in seen) == (component == "gateway")
+        assert ("database_password" in seen) == (component in ("gateway", "knowledge", "agents", "migrations"))
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_process_has_longer_than_it_takes_at_most(name: str) -> None:
+    values = merged({"gateway": {"drainDelaySeconds": 15, "shutdownGraceSeconds": 60}}, profile(name))["gateway"]
+    (pod,) = [
+        pod_of(d)
+        for d in render(profile(name))
+        if d["metadata"]["name"] == "tidegate-gateway" and d["kind"] in ("Deployment", "StatefulSet")
+    ]
+    assert pod is not None
+    assert pod["terminationGracePeriodSeconds"] >= values["drainDelaySeconds"] + values["shutdownGraceSeconds"] + 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"gateways": {}}, "additional properties 'gateways' not allowed"),
+        ({"gateway": {"replica": 2}}, "'/gateway': additional properties 'replica' not allowed"),
+        ({"gateway": {"replicas": "two"}}, "'/gateway/replicas'"),
+        ({"images": {"gateway": {"digest": "latest"}}}, "'/images/gateway/digest': 'latest' does not match"),
+        ({"images": {"vllm": {"tag": "latest"}}}, "'/images/vllm': additional properties 'tag'"),
+        ({"database": {"url": "postgresql+asyncpg://user:secret@host/name"}}, "'/database/url'"),
+        ({"models": [{"name": "llama"}]}, "missing properties 'source', 'claim'"),
+        ({"images": {"gateway": {"digest": ""}}}, "images.gateway.digest is not set: images are taken by digest only"),
+        ({"database": {"url": ""}}, "database.url is not set: postgresql+asyncpg://"),
+        ({"route": {"host": ""}}, "route.host is not set: the name that callers use"),
+        ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name is not set"),
+    ],
+)
+def test_a_wrong_value_stops_with_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
+    values = merged(merged(NEEDED, {"models": [{"name": "m", "source": "/models/m", "claim": "models"}]}), wrong)
+    with pytest.raises(HelmError) as error:
+        render(values)
+    assert sentence in str(error.value)
+
+
+def test_the_route_gives_long_answers_their_time() -> None:
+    (route,) = [document for document in render(profile("small")) if document["kind"] == "Route"]
+    annotations = route["metadata"]["annotations"]
+    assert annotations["haproxy.router.openshift.io/timeout"] == "10m"
+    assert annotations["haproxy.router.openshift.io/balance"] == "leastconn"
+    assert annotations["haproxy.router.openshift.io/disable_cookies"] == "true"
+    assert route["spec"]["tls"]["termination"] == "edge"
+
+
+def test_several_workers_share_their_limits(tmp_path: Path) -> None:
+    values = merged(profile("small"), {"gateway": {"workers": 2}, "settings": {"relay": {"comment_after_s": 5}}})
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(
+        next(d for d in render(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == "tidegate")["data"][
+            "tidegate.yaml"
+        ]
+    )
+    settings = load(config).document.settings
+    assert settings.limits.store == "shared" and settings.relay.comment_after_s == 5
+
+
+def test_nothing_enters_or_leaves_but_what_is_named() -> None:
+    policies = {d["metadata"]["name"]: d["spec"] for d in render(profile("small")) if d["kind"] == "NetworkPolicy"}
+    deny = policies["tidegate-deny"]
+    assert deny["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in deny and "egress" not in deny
+    model = policies["tidegate-model-llama-8b"]
+    assert model["egress"] == []
+    callers = model["ingress"][0]["from"]
+    assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in callers] == ["gateway"]
+    management = [rule for rule in policies["tidegate-gateway"]["ingress"] if rule["ports"][0]["port"] == 9090]
+    assert [set(peer) for rule in management for peer in rule["from"]] == [{"namespaceSelector"}] * 2
