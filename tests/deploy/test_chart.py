@@ -1,14 +1,19 @@
 """The chart renders in every profile, to what Kubernetes takes and restricted-v2 allows; a wrong value stops with a sentence."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 from helm_python import HelmError, lint
 
 from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, merged, pod_of, profile, render
 from tidegate.config.load import load
+
+SCHEMAS = Path(__file__).parent / "schemas"
+"""Of kinds that are not Kubernetes's own: as far as the chart uses them, and no further."""
 
 
 def test_the_chart_lints() -> None:
@@ -21,8 +26,34 @@ def test_a_profile_is_what_kubernetes_takes(name: str) -> None:
     names = [(document["kind"], document["metadata"]["name"]) for document in found]
     assert len(set(names)) == len(names) > 15
     for document in found:
-        if not document["apiVersion"].startswith(ELSEWHERE):
+        if document["apiVersion"].startswith(ELSEWHERE):
+            jsonschema.validate(document, json.loads((SCHEMAS / f"{document['kind']}.json").read_text()))
+        else:
             kubernetes_validate.validate(document, "1.31", strict=True)
+
+
+def test_a_gateway_of_the_gateway_api_may_stand_before_it() -> None:
+    values = merged(
+        profile("small"),
+        {
+            "route": {"enabled": False},
+            "httpRoute": {"enabled": True, "hostnames": ["llm.example.internal"], "parentRefs": [{"name": "front"}]},
+        },
+    )
+    found = [document for document in render(values) if document["kind"] in ("Route", "HTTPRoute")]
+    assert [document["kind"] for document in found] == ["HTTPRoute"]
+    jsonschema.validate(found[0], json.loads((SCHEMAS / "HTTPRoute.json").read_text()))
+
+
+def test_migrations_may_be_a_job_like_any_other() -> None:
+    first = render(merged(profile("small"), {"migrations": {"asHook": False}}))
+    second = render(
+        merged(profile("small"), {"migrations": {"asHook": False}, "settings": {"relay": {"idle_timeout_s": 7}}})
+    )
+    jobs = [next(d for d in found if d["kind"] == "Job") for found in (first, second)]
+    assert all("annotations" not in job["metadata"] for job in jobs)
+    assert jobs[0]["metadata"]["name"] != jobs[1]["metadata"]["name"], "a job cannot be changed"
+    kubernetes_validate.validate(jobs[0], "1.31", strict=True)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -55,6 +86,7 @@ def test_every_pod_is_what_restricted_v2_allows(name: str) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert "@sha256:" in container["image"] and container["resources"]["requests"]
+            assert container["command"], "what runs is said here, not in the image"
 
 
 @pytest.mark.parametrize("name", PROFILES)
