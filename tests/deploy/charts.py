@@ -42,6 +42,11 @@ def render(values: dict[str, Any]) -> list[dict[str, Any]]:
     return [found for path, text in sorted(files.items()) for found in yaml.safe_load_all(text) if found]
 
 
+def configurations(values: dict[str, Any]) -> dict[str, str]:
+    """Every tidegate.yaml, by its ConfigMap's name."""
+    return {d["metadata"]["name"]: d["data"]["tidegate.yaml"] for d in render(values) if d["kind"] == "ConfigMap"}
+
+
 def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:
     """The pod's specification, where there is one."""
     pod: dict[str, Any] | None = document.get("spec", {}).get("template", {}).get("spec")

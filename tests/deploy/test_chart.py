@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 from helm_python import HelmError, lint
 
-from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, merged, pod_of, profile, render
+from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, configurations, merged, pod_of, profile, render
 from tidegate.config.load import load
 
 SCHEMAS = Path(__file__).parent / "schemas"
@@ -58,9 +58,7 @@ def test_migrations_may_be_a_job_like_any_other() -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_s_configuration_is_valid(name: str, tmp_path: Path) -> None:
-    found = {
-        d["metadata"]["name"]: d["data"]["tidegate.yaml"] for d in render(profile(name)) if d["kind"] == "ConfigMap"
-    }
+    found = configurations(profile(name))
     assert found["tidegate"] == found["tidegate-migrations"], "what is applied is what is served"
     config = tmp_path / "tidegate.yaml"
     config.write_text(found["tidegate"])
@@ -148,11 +146,7 @@ def test_the_route_gives_long_answers_their_time() -> None:
 def test_several_workers_share_their_limits(tmp_path: Path) -> None:
     values = merged(profile("small"), {"gateway": {"workers": 2}, "settings": {"relay": {"comment_after_s": 5}}})
     config = tmp_path / "tidegate.yaml"
-    config.write_text(
-        next(d for d in render(values) if d["kind"] == "ConfigMap" and d["metadata"]["name"] == "tidegate")["data"][
-            "tidegate.yaml"
-        ]
-    )
+    config.write_text(configurations(values)["tidegate"])
     settings = load(config).document.settings
     assert settings.limits.store == "shared" and settings.relay.comment_after_s == 5
 

@@ -1,5 +1,5 @@
 {{/* tidegate.yaml: what the chart knows, with `settings` and `resources` on top. */}}
-{{- define "tidegate.settings" -}}
+{{- define "tidegate.known-settings" -}}
 {{- $name := include "tidegate.fullname" . -}}
 gateway:
   host: 0.0.0.0
@@ -47,6 +47,10 @@ telemetry:
   sample_ratio: 0.01
 {{- end }}
 
+{{- define "tidegate.settings" -}}
+{{- mergeOverwrite (fromYaml (include "tidegate.known-settings" .)) (deepCopy .Values.settings) | toYaml -}}
+{{- end }}
+
 {{- define "tidegate.configuration" -}}
 {{- $name := include "tidegate.fullname" . -}}
 {{- $resources := deepCopy .Values.resources -}}
@@ -63,11 +67,10 @@ telemetry:
 {{- end -}}
 {{- $_ := set $resources "models" $models -}}
 {{- $_ := set $resources "mcp_servers" $servers -}}
-{{- $settings := mergeOverwrite (fromYaml (include "tidegate.settings" .)) (deepCopy .Values.settings) -}}
-{{- toYaml (dict "settings" $settings "resources" $resources) -}}
+{{- toYaml (dict "settings" (fromYaml (include "tidegate.settings" .)) "resources" $resources) -}}
 {{- end }}
 
 {{/* Services read settings at their start: a change of these rolls them out. Resources reach them through the database. */}}
 {{- define "tidegate.checksum" -}}
-checksum/settings: {{ mergeOverwrite (fromYaml (include "tidegate.settings" .)) (deepCopy .Values.settings) | toYaml | sha256sum }}
+checksum/settings: {{ include "tidegate.settings" . | sha256sum }}
 {{- end }}

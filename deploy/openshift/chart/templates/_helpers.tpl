@@ -22,6 +22,16 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- end }}
 
+{{/* What stands behind the gateway: component, its port, and the port of its metrics. */}}
+{{- define "tidegate.inner" -}}
+{{- $inner := list -}}
+{{- if .Values.knowledge.enabled }}{{ $inner = append $inner (dict "component" "knowledge" "port" 8090 "management" 9091) }}{{ end -}}
+{{- if .Values.agents.enabled }}{{ $inner = append $inner (dict "component" "agents" "port" 8092 "management" 9092) }}{{ end -}}
+{{- range .Values.mcpServers }}{{ $inner = append $inner (dict "component" (printf "mcp-%s" .name) "port" 8200 "management" 8200) }}{{ end -}}
+{{- range .Values.models }}{{ $inner = append $inner (dict "component" (printf "model-%s" .name) "port" 8000 "management" 8000) }}{{ end -}}
+{{- toYaml $inner -}}
+{{- end }}
+
 {{/* An image by digest: (dict "root" $ "image" "gateway"). */}}
 {{- define "tidegate.image" -}}
 {{- $image := get .root.Values.images .image -}}

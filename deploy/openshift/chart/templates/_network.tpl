@@ -5,6 +5,19 @@ podSelector:
     {{- include "tidegate.selector" . | nindent 4 }}
 {{- end }}
 
+{{- define "tidegate.scrapers" -}}
+{{- if .root.Values.monitoring.enabled -}}
+- from:
+    {{- range .root.Values.networkPolicies.monitoringNamespaces }}
+    - namespaceSelector:
+        matchLabels:
+          kubernetes.io/metadata.name: {{ . }}
+    {{- end }}
+  ports:
+    - { protocol: TCP, port: {{ .port }} }
+{{- end }}
+{{- end }}
+
 {{- define "tidegate.collector" }}
 - ports:
     - { protocol: TCP, port: 4318 }
