@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-services test-live bench check lint types imports format lock docs clean
+.PHONY: help setup compiled demo test test-services test-live bench check lint types imports format lock docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,19 +37,28 @@ setup: .venv/ready ## Install everything the tests need (system packages only wh
 	@$(BIN)/python deploy/local/system_packages.py
 	@$(MAKE) --no-print-directory .venv-conformance/ready
 
+build/compiled/ready: .venv/ready hatch_build.py $(shell find gateway guardrails tidegate -name '*.py')
+	@echo "  … Compiling the request path into build/compiled (about two minutes)"; start=$$SECONDS; rm -rf build/compiled && mkdir -p build && \
+	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/compiled . > build/compiled.log 2>&1 \
+	|| { cat build/compiled.log; exit 1; }; \
+	$(BIN)/python -m zipfile -e build/compiled/*.whl build/compiled && \
+	touch $@ && echo "  ✓ Compiled the request path into build/compiled ($$((SECONDS - start)) s)"
+
+compiled: build/compiled/ready ## Compile the request path, as the image has it (needs a C compiler)
+
 demo: .venv/ready ## Start everything on this machine and walk the journeys; ONCE=1 ends by itself
 	@$(BIN)/tidegate up --journeys examples $(if $(ONCE),--once) $(if $(MODEL),--model "$(MODEL)") $(if $(MODEL_URL),--model-url "$(MODEL_URL)")
 
 test: .venv/ready ## Tests that need no model and no service (at most 4 minutes)
 	@$(PYTEST) -m "not services and not live"
 
-test-services: setup ## Tests with PostgreSQL and Redis, crashes and restarts
-	@$(PYTEST) -m services
+test-services: setup compiled ## Tests with PostgreSQL and Redis, crashes and restarts
+	@$(PYTEST) --compiled -m services
 
-test-live: setup ## Tests against a real vLLM
-	@$(PYTEST) -m live
+test-live: setup compiled ## Tests against a real vLLM
+	@$(PYTEST) --compiled -m live
 
-bench: .venv/ready ## Measure overhead side by side with vllm-router; never in CI
+bench: compiled ## Measure overhead side by side with vllm-router; never in CI
 	@$(BIN)/python -m benchmarks.overhead
 
 check: lint types imports ## Everything CI runs but the slow tiers

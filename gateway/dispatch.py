@@ -53,21 +53,21 @@ class Dispatcher:
         exchange.quiet_since = loop.time()
         self._failover.budget(model.name).note_request()
         while True:
-            exchange.pick = self._pick(exchange, model)
+            pick = exchange.pick = self._pick(exchange, model)
             try:
-                await self._attempt(exchange, model, exchange.pick)
+                await self._attempt(exchange, model, pick)
+                return
             except UpstreamRejected:
                 raise
             except UpstreamError as error:
-                exchange.tried = (*exchange.tried, Tried(exchange.pick.replica.url, error.error_code or error.type))
+                code = error.error_code or error.type
+                exchange.tried = (*exchange.tried, Tried(pick.replica.url, code))
                 pause_s = self._pause_s(exchange, model, error, exchange.due - loop.time())
                 if pause_s is None:
                     raise
-                self._metrics.count(names.RETRIES, model.name, error.error_code or error.type)
-                exchange.begin_again()
-                await asyncio.sleep(pause_s)
-            else:
-                return
+            self._metrics.count(names.RETRIES, model.name, code)
+            exchange.begin_again()
+            await asyncio.sleep(pause_s)
 
     def _pick(self, exchange: Exchange, model: ServedModel) -> Pick:
         """A replica that was not tried yet; where there is none, any but the last."""

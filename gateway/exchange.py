@@ -117,59 +117,64 @@ class Tried(NamedTuple):
 
 
 class Exchange:
-    """What is known of a request so far. Stages fill it from top to bottom.
+    """What is known of a request so far. Stages fill it from top to bottom."""
 
-    Most of it stays as it begins, so the beginning is the class's: setting forty fields would cost more than a stage.
-    """
-
-    span: Span | None = None
+    span: Span | None
     """Only where the trace is sampled."""
-    trace_id = ""
-    trace = b""
+    trace_id: str = ""
+    trace: bytes = b""
     """The header lines that carry the trace on to the model server."""
-    principal: Principal | None = None
-    policy: Policy | None = None
-    parent_request_id: str | None = None
+    principal: Principal | None
+    policy: Policy | None
+    parent_request_id: str | None
     """Where a service of ours calls: the request that it works on."""
-    model: ServedModel | None = None
-    request: GenerateRequest | None = None
-    skim: Skim | None = None
+    model: ServedModel | None
+    request: GenerateRequest | None
+    skim: Skim | None
     """A look at the body as it came; it holds the body's pieces, so not for longer than the checks need it."""
-    inline_media = True
+    inline_media: bool = True
     """Whether the body may hold media, whose bytes are no text."""
-    body = b""
+    body: bytes = b""
     """As the caller sent it, or as a guardrail or a preset has changed it."""
-    upload: Upload | None = None
+    upload: Upload | None
     """In place of a body, where the operation is an upload."""
-    parts: tuple[Buffer, ...] = ()
+    parts: tuple[Buffer, ...]
     """What is sent on, in pieces, so that a large body is not copied for a small change."""
-    stream = asked_for_usage = False
-    citations: list[dict[str, Any]] | None = None
+    stream: bool = False
+    asked_for_usage: bool = False
+    citations: list[dict[str, Any]] | None
     """Where the passages stand that a preset has shown to the model; None where nothing was searched."""
 
-    admitted = reserved = begun = settled = False
-    """How far it has come; from `admitted` on there is exactly one usage row."""
-    row: dict[str, Any] | None = None
+    admitted: bool = False
+    """From here on there is exactly one usage row."""
+    reserved: bool = False
+    begun: bool = False
+    settled: bool = False
+    row: dict[str, Any] | None
     """The usage row as journalled at `begin`."""
 
-    pick: Pick | None = None
-    tried: tuple[Tried, ...] = ()
+    pick: Pick | None
+    tried: tuple[Tried, ...]
     """Attempts that failed before the answer began."""
-    quiet_since = due = 0.0
-    """Loop times: since when the caller has heard nothing; when the body, and later the answer, is overdue."""
-    cut_by: TidegateError | None = None
+    quiet_since: float = 0.0
+    """Loop time since when the caller has heard nothing."""
+    due: float = 0.0
+    """Loop time when the body, and later the answer, is overdue."""
+    cut_by: TidegateError | None
     """Why the task was cancelled; None if it was not, or the process is stopping."""
-    sent_last = False
+    sent_last: bool = False
 
-    status: int | None = None
-    outcome = Outcome.ERROR
-    error: TidegateError | None = None
-    ttft_s: float | None = None
-    usage: Usage | None = None
-    pieces = answer_bytes = 0
-    """Pieces of text that the model server has streamed, one per token; bytes of a whole answer."""
-    finish_reason: str | None = None
-    verdicts: Sequence[Verdict] = ()
+    status: int | None
+    outcome: Outcome
+    error: TidegateError | None
+    ttft_s: float | None
+    usage: Usage | None
+    pieces: int = 0
+    """Pieces of text that the model server has streamed, one per token."""
+    answer_bytes: int = 0
+    """Of a whole answer."""
+    finish_reason: str | None
+    verdicts: Sequence[Verdict]
 
     def __init__(self, call: Call, snapshot: Snapshot, operation: Operation) -> None:
         self.call = call
@@ -182,6 +187,12 @@ class Exchange:
         self.started_at = time.time()
         self.request_id = new_request_id(self.started_at)
         self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
+        # mypyc takes plain values from the class, but no others.
+        self.span = self.principal = self.policy = self.parent_request_id = self.model = self.request = self.skim = None
+        self.upload = self.citations = self.row = self.pick = self.cut_by = self.status = self.error = None
+        self.ttft_s = self.usage = self.finish_reason = None
+        self.parts = self.tried = self.verdicts = ()
+        self.outcome = Outcome.ERROR
 
     def known_principal(self) -> Principal:
         """The principal; calling this before authentication is our bug."""
@@ -206,6 +217,19 @@ class Exchange:
             return
         self.cut_by = reason
         task.cancel()
+
+    def take_cut(self) -> TidegateError | None:
+        """Call in place of letting a cancellation out: what the caller is to hear of it, if there still is a caller.
+
+        Raises:
+            CancelledError: it did not come from `cut`.
+        """
+        reason, task = self.cut_by, self.call.task
+        self.outcome, self.error = Outcome.CANCELLED, reason or ClientGone("the server is stopping")
+        if reason is None or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
+        return None if isinstance(reason, ClientGone) else reason
 
     async def abandon(self) -> None:
         """Ends the connection of a caller who takes nothing, not even the last words."""

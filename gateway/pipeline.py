@@ -83,37 +83,35 @@ class Pipeline:
     async def run(self, exchange: Exchange) -> None:
         """Runs every stage; answers the caller, also about errors, unless the caller has gone."""
         self.inflight.add(exchange)
+        failure: TidegateError | None = None
         try:
-            self.trace(exchange)
-            self.authenticate(exchange)
-            await self.read(exchange)
-            self.admit(exchange)
-            await self.screen_input(exchange)
-            await self.augment(exchange)
-            self.reserve(exchange)
-            self.begin(exchange)
-            await self.dispatch(exchange)
-        except TidegateError as error:
-            if isinstance(error, Refused):
-                exchange.verdicts = list(error.verdicts)
-            await self.refuse(exchange, error)
-        except asyncio.CancelledError:
-            reason = exchange.cut_by or ClientGone("the server is stopping")
-            exchange.outcome, exchange.error = Outcome.CANCELLED, reason
-            if exchange.call.task is None or exchange.cut_by is None:
-                raise
-            exchange.call.task.uncancel()
-            if not isinstance(reason, ClientGone):
-                await self.refuse(exchange, reason)
-        except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
-            self._log.write(
-                "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=where(error)
-            )
-            await self.refuse(
-                exchange, TidegateError("The gateway failed. The incident is logged under this request id.")
-            )
+            try:
+                self.trace(exchange)
+                self.authenticate(exchange)
+                await self.read(exchange)
+                self.admit(exchange)
+                await self.screen_input(exchange)
+                await self.augment(exchange)
+                self.reserve(exchange)
+                self.begin(exchange)
+                await self.dispatch(exchange)
+            except TidegateError as error:
+                failure = error
+            except asyncio.CancelledError:
+                failure = exchange.take_cut()
+            except Exception as error:  # noqa: BLE001 - a defect of ours must still be answered, and settled
+                failure = self._note_defect(exchange, error)
+            if failure is not None:
+                await self.refuse(exchange, failure)
         finally:
             self.settle(exchange)
+
+    def _note_defect(self, exchange: Exchange, error: Exception) -> TidegateError:
+        """Logs a fault of ours; what the caller hears of it."""
+        self._log.write(
+            "error", "defect", request_id=exchange.request_id, error=type(error).__name__, where=where(error)
+        )
+        return TidegateError("The gateway failed. The incident is logged under this request id.")
 
     def trace(self, exchange: Exchange) -> None:
         """Joins the caller's trace or begins one."""
@@ -226,14 +224,18 @@ class Pipeline:
         """Tells the caller about `error`: as the answer, or as the last event of a stream that has begun."""
         exchange.error = error
         exchange.outcome = _outcome_of(error)
+        if isinstance(error, Refused):
+            exchange.verdicts = list(error.verdicts)
+        late = False
         try:
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self._tell(exchange, error)
         except TimeoutError:
-            exchange.outcome = Outcome.CANCELLED
-            await exchange.abandon()
+            exchange.outcome, late = Outcome.CANCELLED, True
         except (OSError, asyncio.CancelledError):
             exchange.outcome = Outcome.CANCELLED
+        if late:
+            await exchange.abandon()
 
     @staticmethod
     async def _tell(exchange: Exchange, error: TidegateError) -> None:

@@ -107,21 +107,23 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
 
     while pieces := await connection.read_pieces():
         out: list[bytes] = []
-        events = stream.events
+        events, failure = stream.events, None
         try:
             stream.take(splitter.feed(pieces), out)
-            if stream.done:
-                await _pass_on(exchange, b"".join(out), last=True)
-                await _await_end(connection, wanted=not stream.cut)
-                return
-        finally:
-            pieces = []  # a slow reader may take long now, and nothing should be held twice meanwhile
-            if out and not stream.done:  # also before an error: what was good is passed on first
-                good = b"".join(out)
-                out.clear()
-                await _pass_on(exchange, good, event=stream.events > 0)
-            if stream.events > events:
-                pick.replica.progress_at = connection.moved()
+        except UpstreamError as error:
+            failure = error  # what was good is passed on first
+        good = b"".join(out)
+        pieces, out = [], []  # a slow reader may take long now, and nothing should be held twice meanwhile
+        if stream.done:
+            await _pass_on(exchange, good, last=True)
+            await _await_end(connection, wanted=not stream.cut)
+            return
+        if good:
+            await _pass_on(exchange, good, event=stream.events > 0)
+        if stream.events > events:
+            pick.replica.progress_at = connection.moved()
+        if failure is not None:
+            raise failure
         splitter.check()
         if exchange.call.chunked and exchange.ttft_s is not None:
             connection.on_frame = pass_frame

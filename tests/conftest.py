@@ -18,6 +18,19 @@ settings.register_profile("tidegate", deadline=None, suppress_health_check=[Heal
 settings.load_profile("tidegate")
 
 _LOOPBACK = ("127.", "::1", "localhost")
+_ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """See `make compiled`."""
+    parser.addoption("--compiled", action="store_true", help="start the services from build/compiled, not from source")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every process that a test starts looks for packages there first; this process has its own by now."""
+    if config.getoption("--compiled"):
+        os.environ["PYTHONPATH"] = f"{_ROOT / 'build' / 'compiled'}{os.pathsep}{_ROOT}"
+        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -8,6 +8,7 @@ NEEDED = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "haproxy": "haproxy",
+    "cc": "build-essential",
     "node": "nodejs",
     "npm": "npm",
 }

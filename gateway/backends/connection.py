@@ -125,15 +125,20 @@ class Connection(asyncio.Protocol):
     async def _next_of(self, source: AsyncGenerator[bytes, None]) -> bytes | None:
         """The next piece of the body; None at its end, or where an answer or a failure comes before the piece does."""
         coming = asyncio.ensure_future(anext(source, None))
+        cut: asyncio.CancelledError | None = None
         try:
             while not coming.done() and not self.status and self.error is None:
                 self._waiter = self._loop.create_future()
                 await asyncio.wait((coming, self._waiter), return_when=asyncio.FIRST_COMPLETED)
-            return coming.result() if coming.done() else None
-        finally:
-            if not coming.done():
-                coming.cancel()
-                await asyncio.gather(coming, return_exceptions=True)
+        except asyncio.CancelledError as error:
+            cut = error
+        if cut is None and coming.done():
+            return coming.result()
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)  # so that `source` can be closed
+        if cut is not None:
+            raise cut
+        return None
 
     async def _write(self, data: bytes) -> bool:
         """Whether the model server still listens; one that takes nothing for too long has failed."""

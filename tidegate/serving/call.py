@@ -238,7 +238,7 @@ class Call:
     def scope(self) -> Scope:
         """See ASGI."""
         transport = self._connection.transport
-        url = httptools.parse_url(self.target)
+        url: Any = httptools.parse_url(self.target)  # its stubs know no None
         return {
             "type": "http",
             "asgi": _ASGI,
@@ -272,7 +272,8 @@ class Call:
             raise RuntimeError(f"{message['type']!r} is not what comes next in this answer")
 
     def _start_as_asked(self, message: Message) -> None:
-        length, lines = None, []
+        length: int | None = None
+        lines: list[bytes] = []
         for name, value in message.get("headers", ()):
             if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
                 raise RuntimeError("a header of the answer is malformed")
@@ -299,6 +300,7 @@ def _path(target: bytes) -> str:
         httptools.HttpParserInvalidURLError, UnicodeDecodeError: it cannot be read.
     """
     if not target.startswith(b"/") or b"?" in target or b"#" in target:
-        target = httptools.parse_url(target).path or b""
+        url: Any = httptools.parse_url(target)
+        target = url.path or b""
     path = target.decode("ascii")
     return urllib.parse.unquote(path) if "%" in path else path

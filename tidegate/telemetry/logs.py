@@ -74,12 +74,12 @@ class _Gathered:
     def __init__(self, write: Callable[[bytes], object], loop: asyncio.AbstractEventLoop) -> None:
         self._write = write
         self._call_soon = loop.call_soon
-        self._thread = threading.get_ident()
+        self._own_thread = threading.get_ident()
         self._lines: list[bytes] = []
         self._size = 0
 
     def add(self, line: bytes, *, at_once: bool) -> None:
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._own_thread:
             self._write(line)
             return
         if self._size + len(line) > select.PIPE_BUF:  # a pipe takes so much in one piece

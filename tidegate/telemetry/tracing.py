@@ -77,7 +77,7 @@ def parse_traceparent(value: bytes | None) -> SpanContext | None:
     match = None if value is None else _TRACEPARENT.fullmatch(value)
     if match is None or match[1] == b"ff" or (match[1] == b"00" and match[5]):
         return None
-    trace_id, span_id, flags = (int(part, 16) for part in match.group(2, 3, 4))
+    trace_id, span_id, flags = [int(part, 16) for part in match.group(2, 3, 4)]
     context = SpanContext(
         trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags & 1), trace_state=TraceState()
     )
