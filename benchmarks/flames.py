@@ -63,7 +63,7 @@ def main() -> None:
     result = {}
     with stage() as made, store() as (store_url, _):
         made.start_upstream()
-        system = made.start_tidegate(store_url)
+        system = made.start_tidegate(store_url, compiled=False)  # py-spy sees Python's frames
         for mode, connections, requests in PLAN:
             measure(system, mode, 4, 64)
             record(system, mode, connections, requests, PICTURES / f"{mode}.svg", "flamegraph")

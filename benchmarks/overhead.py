@@ -3,9 +3,10 @@
 All systems face the same fake upstream with the same body; the system under test is pinned to core 0, upstream and load
 generator to core 1. Rounds are interleaved, the table holds medians, ratios are medians of a round's pairs. Tidegate runs with
 the settings of `deploy/tidegate.production.yaml` (keys, guardrail PAN both ways, journal, database, metrics, log lines, traces
-sampled at 1 %); only addresses and the project's limits are replaced. Where the machine has a distribution's Python, it runs by
-that one, too. Afterwards N requests must have given N usage rows and N in the metrics, else the run is void. LiteLLM takes
-part where `.venv-litellm` holds it.
+sampled at 1 %); only addresses and the project's limits are replaced. It runs as an image has it, with its request path
+compiled; a second time from source; and where the machine has a distribution's Python, compiled by that one, too. Afterwards N
+requests must have given N usage rows and N in the metrics, else the run is void. LiteLLM takes part where `.venv-litellm`
+holds it.
 
 Usage: `make bench` or `python -m benchmarks.overhead [--rounds 5] [--quick]`. Writes benchmarks/results/overhead.json.
 """
@@ -16,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,10 @@ def measure(system: System, mode: str, connections: int, requests: int, *, promp
 
 def run(rounds: int, scale: float) -> dict[str, Any]:
     """Everything; the result as it is written."""
-    with stage() as made, store() as (store_url, store_name), store() as (other_url, _):
+    with stage() as made, ExitStack() as stack:
+        (store_url, store_name), (source_url, _), (other_url, _) = (stack.enter_context(store()) for _ in range(3))
         direct = made.start_upstream()
-        ours = [made.start_tidegate(store_url)]
+        ours = [made.start_tidegate(store_url), made.start_tidegate(source_url, "tidegate-from-source", compiled=False)]
         if DISTRIBUTION_PYTHON.exists() and DISTRIBUTION_PYTHON.resolve() != Path(sys.executable).resolve():
             ours.append(made.start_tidegate(other_url, "tidegate-distribution-python", DISTRIBUTION_PYTHON))
         rows = take_rows([direct, *ours, *made.start_routers()], rounds, scale)

@@ -13,6 +13,11 @@ WANTED = (
     ("burst", "64-chunk burst", "≤ 0.5"),
     ("paced", "paced chunk", "≤ 1.8, better 1.3"),
 )
+FORMS = (
+    ("tidegate", ""),
+    ("tidegate-distribution-python", ", by a distribution's Python"),
+    ("tidegate-from-source", ", not compiled"),
+)
 ROUTER = "vllm-router"
 
 
@@ -30,22 +35,20 @@ def figures() -> str:
     lines = [
         f"{overhead['date']} · {overhead['machine']} · {versions_in(overhead)}",
         "",
-        f"CPU beside {ROUTER} with policy cache_aware, as ratios (below 1 is less than the router), by connections; in brackets"
-        " by a distribution's Python.",
+        f"CPU beside {ROUTER} with policy cache_aware, as ratios (below 1 is less than the router), by connections.",
         "",
         f"| | wanted | {' | '.join(map(str, loads))} |",
         f"|---|---|{'---:|' * len(loads)}",
     ]
     for mode, name, wanted in WANTED:
-        cells = [
-            " ".join(
-                form % rows[system, mode, connections]["cpu_to_vllm_router"]
-                for system, form in (("tidegate", "%.2f"), ("tidegate-distribution-python", "(%.2f)"))
-                if (system, mode, connections) in rows
-            )
-            for connections in loads
-        ]
-        lines.append(f"| {name} | {wanted} | {' | '.join(cells)} |")
+        for system, form in FORMS:
+            cells = [
+                f"{rows[system, mode, load]['cpu_to_vllm_router']:.2f}"
+                for load in loads
+                if (system, mode, load) in rows
+            ]
+            if cells:
+                lines.append(f"| {name}{form} | {'' if form else wanted} | {' | '.join(cells)} |")
     one, router = rows["tidegate", "json", 1], rows[ROUTER, "json", 1]
     ours, theirs = (_gaps(streams["runs"][name]) for name in ("tidegate", ROUTER))
     first, last = soak["curve"][0], soak["curve"][-1]

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import selectors
 import socket
 import statistics
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme import put
-from benchmarks.stage import System, circumstances, stage, version_of
+from benchmarks.stage import System, circumstances, compiled_packages, stage, version_of
 from tests.operations.cancellation import State, leave, request_bytes, states
-from tests.stand import STREAM_HEAD, Fake, Gateway, chat_chunk, chunked, sse, wait_until
+from tests.stand import STREAM_HEAD, Fake, Gateway, chat_chunk, chunked, packages_from, sse, wait_until
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "relay.json"
@@ -82,6 +83,7 @@ def run() -> dict[str, Any]:
         made = stack.enter_context(stage())
         for name in ("fake", "gateway"):
             (made.folder / name).mkdir()
+        os.environ |= packages_from(compiled_packages(), ROOT)
         fake = Fake(made.folder / "fake")
         stack.callback(fake.process.stop)
         gateway = Gateway(made.folder / "gateway", [fake.url])

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from tests.stand import Process, free_port, wait_until
+from tests.stand import COMPILED, Process, free_port, packages_from, wait_until
 from tests.tidegate.store.databases import postgres_database
 from tidegate.config.load import load
 from tidegate.identity import make_keys
@@ -106,8 +106,10 @@ class Stage:
         wait_until(lambda: get(f"{self.upstream}/health") is not None, 20, "fake upstream")
         return System("direct", self.upstream_port, None)
 
-    def start_tidegate(self, store_url: str, name: str = "tidegate", python: Path | None = None) -> System:
-        """`python -m gateway` with the production settings, by this interpreter or another one."""
+    def start_tidegate(
+        self, store_url: str, name: str = "tidegate", python: Path | None = None, *, compiled: bool = True
+    ) -> System:
+        """`python -m gateway` with the production settings, by this interpreter or another one, compiled or from source."""
         folder = self.folder / name
         folder.mkdir()
         port, management_port = free_port(), free_port()
@@ -120,9 +122,9 @@ class Stage:
         config.write_text(yaml.safe_dump(document))
         key = asyncio.run(prepare(config, owner["name"], owner["projects"][0]["name"]))
         argv = [sys.executable if python is None else str(python), "-m", "gateway", "--config", str(config)]
-        packages = next((path for path in sys.path if path.endswith("site-packages")), "")
-        env = {} if python is None else {"PYTHONPATH": f"{ROOT}:{packages}"}
-        process = self.run(SYSTEM_CORE, argv, name, env)
+        packages = [path for path in sys.path if python is not None and path.endswith("site-packages")]
+        folders = [compiled_packages(), ROOT, *packages] if compiled else [ROOT, *packages]
+        process = self.run(SYSTEM_CORE, argv, name, packages_from(*folders))
         wait_until(lambda: get(f"http://127.0.0.1:{management_port}/readyz") is not None, 30, name)
         return System(name, port, process, key=key, management_port=management_port, config=config)
 
@@ -190,6 +192,12 @@ class Stage:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def compiled_packages() -> Path:
+    """What an image would hold of ours, made anew where the sources are newer."""
+    subprocess.run(["make", "--silent", "compiled"], cwd=ROOT, check=True)
+    return COMPILED
 
 
 def routers_env() -> Path:

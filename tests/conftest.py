@@ -11,14 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.knowledge_stand import Knowledge
-from tests.stand import Fake, Gateway
+from tests.stand import COMPILED, ROOT, Fake, Gateway, packages_from
 
 # Machines are noisy; time is no property of what is tested here.
 settings.register_profile("tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidegate")
 
 _LOOPBACK = ("127.", "::1", "localhost")
-_ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,8 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Every process that a test starts looks for packages there first; this process has its own by now."""
     if config.getoption("--compiled"):
-        os.environ["PYTHONPATH"] = f"{_ROOT / 'build' / 'compiled'}{os.pathsep}{_ROOT}"
-        os.environ["PYTHONSAFEPATH"] = "1"
+        os.environ |= packages_from(COMPILED, ROOT)
 
 
 @pytest.fixture(autouse=True, scope="session")
