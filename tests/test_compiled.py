@@ -2,6 +2,8 @@
 
 import ast
 import filecmp
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +48,12 @@ def test_a_pause_while_an_exception_is_handled_is_noticed() -> None:
 def test_this_tier_runs_what_is_compiled_from_these_sources(own_gateway: Any, request: pytest.FixtureRequest) -> None:
     assert request.config.getoption("--compiled"), "run this tier by `make test-services`"
     maps = Path(f"/proc/{own_gateway().process.popen.pid}/maps").read_text()
-    names = [path.relative_to(ROOT).with_suffix("") for path in MODULES]
-    assert [str(name) for name in names if f"{COMPILED / name}.cpython" not in maps] == []
+    assert f"{COMPILED}/tidegate__mypyc." in maps
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
+    code = f"import importlib; print(*[importlib.import_module(name).__file__ for name in {names}], sep='\\n')"
+    files = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert [file for file in files if not file.startswith(str(COMPILED)) or not file.endswith(".so")] == []
+    assert len(files) == len(MODULES)
     rooms = {path.relative_to(ROOT).parts[0] for path in MODULES}
     sources = [path.relative_to(ROOT) for room in rooms for path in (ROOT / room).rglob("*.py")]
     assert [str(path) for path in sources if not filecmp.cmp(ROOT / path, COMPILED / path, shallow=False)] == []
