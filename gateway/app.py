@@ -56,6 +56,7 @@ from tidegate.serving.call import Call, header_lines
 from tidegate.serving.http import management
 from tidegate.store.database import Database
 from tidegate.store.keys import read_pepper
+from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
@@ -75,10 +76,12 @@ class Gateway:
         tools: ToolDoor,
         http: FastAPI,
         journal: Journal,
+        metrics: Metrics,
         *,
         max_inflight: int,
     ) -> None:
         self._source = source
+        self._metrics = metrics
         self._journal = journal
         self._max_inflight = max_inflight
         self.pipeline = pipeline
@@ -108,6 +111,7 @@ class Gateway:
             await self.http(scope, call.receive, send)
 
     async def _refuse(self, call: Call, operation: Operation, error: TidegateError) -> None:
+        self._metrics.count(names.REFUSALS, error.error_code or error.type)
         request_id = new_request_id(time.time())
         status, headers, body = operation.dialect.render(error)
         theirs = public_id(call.fields.get(b"x-request-id"), request_id).decode()
@@ -180,6 +184,7 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
         gateway = _assembled(parts, source)
         background = [
             asyncio.ensure_future(source.watch()),
+            asyncio.ensure_future(source.discover()),
             asyncio.ensure_future(_fold(metrics) if shipper is None else shipper.run()),
         ]
         try:
@@ -242,7 +247,7 @@ def _assembled(parts: _Parts, source: SnapshotSource) -> Gateway:
     http = build_http(source, parts.callers, services, log)
     http.state.minter = parts.minter
     most = settings.gateway.max_inflight_requests
-    return Gateway(source, pipeline, tools, http, parts.journal, max_inflight=most)
+    return Gateway(source, pipeline, tools, http, parts.journal, metrics, max_inflight=most)
 
 
 def _dispatcher(parts: _Parts) -> Dispatcher:

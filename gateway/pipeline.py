@@ -4,6 +4,7 @@ Streaming and non-streaming take the same stages. Whatever happens, `settle` run
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
@@ -75,8 +76,10 @@ class Pipeline:
         self._tracing = tracing
         self._metrics = metrics
         self._log = log
-        metrics.watch(names.INFLIGHT, lambda: len(self.inflight))
-        metrics.watch(names.TASKS, lambda: len(asyncio.all_tasks(self._loop)))
+        metrics.watch(names.INFLIGHT, lambda: {(): len(self.inflight)})
+        metrics.watch(names.TASKS, lambda: {(): len(asyncio.all_tasks(self._loop))})
+        metrics.watch(names.WAITING, lambda: self._by_model(_is_waiting))
+        metrics.watch(names.INFLIGHT_TOKENS, lambda: self._by_model(_tokens_of))
         self._deadlines = Deadlines()
         self.inflight: set[Exchange] = set()
 
@@ -105,6 +108,16 @@ class Pipeline:
                 await self.refuse(exchange, failure)
         finally:
             self.settle(exchange)
+
+    def _by_model(self, weigh: Callable[[Exchange], int]) -> dict[tuple[str, ...], float]:
+        """Sums over what model servers work on, by the model that works, whatever preset was named."""
+        found: dict[tuple[str, ...], float] = {}
+        for exchange in self.inflight:
+            if exchange.row is not None and not exchange.settled:
+                model = exchange.known_model()
+                key = (model.name if model.preset is None else model.preset.model,)
+                found[key] = found.get(key, 0) + weigh(exchange)
+        return found
 
     def _note_defect(self, exchange: Exchange, error: Exception) -> TidegateError:
         """Logs a fault of ours; what the caller hears of it."""
@@ -261,6 +274,17 @@ class Pipeline:
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
         self._settlement.settle(exchange)
+
+
+def _is_waiting(exchange: Exchange) -> int:
+    return exchange.ttft_s is None
+
+
+def _tokens_of(exchange: Exchange) -> int:
+    """The prompt's as its usage row estimates it, and one for each piece that was streamed."""
+    assert exchange.row is not None  # noqa: S101
+    tokens: int = exchange.row["input_tokens"] + exchange.pieces
+    return tokens
 
 
 def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:

@@ -5,10 +5,11 @@ the last snapshot in force.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from gateway.auth.api_keys import KnownKey
+from gateway.backends.discovery import Discovery
 from gateway.backends.service import ServiceClient
 from gateway.backends.vllm import VllmServer
 from gateway.routing.replicas import ReplicaState
@@ -89,10 +90,15 @@ class SnapshotSource:
         self._settings = settings
         self._metrics = metrics
         self._log = log
-        self._servers: dict[tuple[str, str | None], VllmServer] = {}
+        self._discovery = Discovery(log)
+        self._models: list[resources.Model] = []
+        self._presets: list[resources.Preset] = []
+        self._built_of: Mapping[str, tuple[str, ...]] = {}
+        self._servers: dict[tuple[str, str | None, str | None], VllmServer] = {}
         self._states: dict[str, ReplicaState] = {}
         self._tool_servers: dict[resources.McpServer, ToolServer] = {}
         self.current = Snapshot(0, {}, {}, {}, {})
+        metrics.watch(names.CERTIFICATE_EXPIRES, self._certificates)
 
     async def load(self) -> None:
         """Reads the database once.
@@ -112,23 +118,25 @@ class SnapshotSource:
                 keys[row["key_id"]] = KnownKey(
                     row["digest"], row["expires_at"], _principal(*owner, row["key_id"], project)
                 )
-        models = {model.name: self._served(model) for model in found.models}
-        for preset in found.presets:
-            models[preset.name] = replace(models[preset.model], name=preset.name, preset=preset)
         policies = {policy.name: build_policy(policy) for policy in found.policies}
-        self._close_unused(models)
-        self.current = Snapshot(change_id, keys, models, policies, self._served_tools(found.mcp_servers))
+        await self._discovery.look(_replicas_of(found.models))
+        models, tools = self._served_models(found.models, found.presets), self._served_tools(found.mcp_servers)
+        self._models, self._presets = found.models, found.presets
+        self.current = Snapshot(change_id, keys, models, policies, tools)
 
     async def watch(self) -> None:
         """Reloads whenever the database has changed, for ever."""
+        await self._renew(self._settings.store.refresh_interval_s, self._reload_if_changed)
+
+    async def discover(self) -> None:
+        """Looks again and again where the replicas are, for ever."""
+        await self._renew(self._settings.routing.discovery_interval_s, self._look_again)
+
+    async def _renew(self, interval_s: float, look: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await asyncio.sleep(self._settings.store.refresh_interval_s)
+            await asyncio.sleep(interval_s)
             try:
-                async with self._database.transaction() as connection:
-                    newest = await latest_change(connection)
-                if newest != self.current.change_id:
-                    await self.load()
-                    self._log.write("info", "snapshot", change_id=self.current.change_id)
+                await look()
             except OperatorError as error:
                 self._metrics.count(names.SNAPSHOT_ERRORS)
                 self._log.write("error", "snapshot_not_renewed", reason=error.message)
@@ -136,8 +144,21 @@ class SnapshotSource:
                 self._metrics.count(names.SNAPSHOT_ERRORS)
                 self._log.write("error", "defect", error=type(error).__name__, task="snapshot")
 
+    async def _reload_if_changed(self) -> None:
+        async with self._database.transaction() as connection:
+            newest = await latest_change(connection)
+        if newest != self.current.change_id:
+            await self.load()
+            self._log.write("info", "snapshot", change_id=self.current.change_id)
+
+    async def _look_again(self) -> None:
+        await self._discovery.look(_replicas_of(self._models))
+        if self._discovery.found != self._built_of:
+            self.current = replace(self.current, models=self._served_models(self._models, self._presets))
+
     def close(self) -> None:
         """Closes every connection to model servers."""
+        self._discovery.close()
         for server in self._servers.values():
             server.pool.close()
         for tool_server in self._tool_servers.values():
@@ -152,17 +173,34 @@ class SnapshotSource:
                 self._tool_servers[spec] = ToolServer(spec.name, spec.url, spec.acts_for_caller, client)
         return {spec.name: self._tool_servers[spec] for spec in wanted}
 
+    def _served_models(self, specs: list[resources.Model], presets: list[resources.Preset]) -> dict[str, ServedModel]:
+        models = {model.name: self._served(model) for model in specs}
+        for preset in presets:
+            models[preset.name] = replace(models[preset.model], name=preset.name, preset=preset)
+        self._close_unused(models)
+        self._built_of = self._discovery.found
+        return models
+
     def _served(self, model: resources.Model) -> ServedModel:
-        servers = {replica.url: self._server(replica) for replica in model.replicas}
+        found = [
+            self._server(replica, address)
+            for replica in model.replicas
+            for address in self._discovery.addresses_of(replica)
+        ]
+        servers = {server.url: server for server in found}
         health = self._settings.routing.health
         states = tuple(self._states.setdefault(url, ReplicaState(url, health)) for url in servers)
         return ServedModel(model.name, model.upstream_model or model.name, states, servers)
 
-    def _server(self, replica: resources.Replica) -> VllmServer:
-        key = (replica.url, str(replica.api_key_file) if replica.api_key_file else None)
+    def _server(self, replica: resources.Replica, address: str | None) -> VllmServer:
+        key = (replica.url, str(replica.api_key_file) if replica.api_key_file else None, address)
         if key not in self._servers:
-            self._servers[key] = VllmServer(replica, self._settings.relay)
+            self._servers[key] = VllmServer(replica, self._settings.relay, address)
         return self._servers[key]
+
+    def _certificates(self) -> dict[tuple[str, ...], float]:
+        pools = [(server.url, server.pool.certificate_expires) for server in self._servers.values()]
+        return {(url,): expires for url, expires in pools if expires is not None}
 
     def _close_unused(self, models: Mapping[str, ServedModel]) -> None:
         used = {id(server) for model in models.values() for server in model.servers.values()}
@@ -171,6 +209,10 @@ class SnapshotSource:
                 server.pool.close()
                 del self._servers[key]
                 self._states.pop(server.url, None)
+
+
+def _replicas_of(models: list[resources.Model]) -> list[resources.Replica]:
+    return [replica for model in models for replica in model.replicas]
 
 
 def _principal(organisation: str, name: str, key_id: str, project: resources.Project) -> Principal:

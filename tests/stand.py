@@ -103,20 +103,20 @@ class Process:
 class Fake:
     """The scriptable upstream in a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, folder: Path, host: str = "127.0.0.1", port: int | None = None) -> None:
+        self.host, self.port = host, port or free_port()
+        self.url = f"http://{host}:{self.port}"
         self._folder = folder
         self.start()
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "gateway.backends.fake", "--port", str(self.port)]
+        argv = [sys.executable, "-m", "gateway.backends.fake", "--host", self.host, "--port", str(self.port)]
         self.process = Process(argv, self._folder / "fake.log")
         wait_until(self._listens, START_TIMEOUT_S, "fake upstream")
 
     def _listens(self) -> bool:
         with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+            return probe.connect_ex((self.host, self.port)) == 0
 
     def truth(self) -> dict[str, Any]:
         return dict(http.get(f"{self.url}/__truth").json())
@@ -209,8 +209,11 @@ class Gateway:
         mcp_servers: Sequence[dict[str, Any]] = (),
         settings: dict[str, Any] | None = None,
         store_url: str | None = None,
+        within: Sequence[str] = (),
     ) -> None:
+        """`within` is a program and its arguments, which runs what follows it."""
         self.folder = folder
+        self.within = within
         self.port, self.management_port = free_port(), free_port()
         self.store_url = store_url or f"sqlite+aiosqlite:///{folder}/tidegate.db"
         document = {
@@ -281,7 +284,7 @@ class Gateway:
         return key
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "gateway", "--config", str(self.config)]
+        argv = [*self.within, sys.executable, "-m", "gateway", "--config", str(self.config)]
         self.process = Process(argv, self.folder / "gateway.log")
         self.wait_ready()
         several = self.metrics().get("tidegate_workers", 0) > 0  # whose tasks are not all there yet

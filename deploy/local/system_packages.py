@@ -9,6 +9,7 @@ NEEDED = {
     "redis-server": "redis-server",
     "haproxy": "haproxy",
     "cc": "build-essential",
+    "promtool": "prometheus",
     "node": "nodejs",
     "npm": "npm",
 }

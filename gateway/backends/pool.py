@@ -26,10 +26,12 @@ class More:
 class Pool:
     """Opens connections to `url` and keeps the idle ones, youngest first."""
 
-    def __init__(self, url: str, settings: RelaySettings) -> None:
+    def __init__(self, url: str, settings: RelaySettings, address: str | None = None) -> None:
+        """With an `address`, connections go there; the certificate must still be the URL's host's."""
         parts = urlsplit(url)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host = parts.hostname or ""
+        self._address = address or self._host
         self._port = parts.port or (443 if self._tls else 80)
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -37,6 +39,8 @@ class Pool:
         self._deadlines = Deadlines()
         self._closed = False
         self.netloc = parts.netloc
+        self.certificate_expires: float | None = None
+        """When the certificate that was shown last ends, in seconds since 1970; None before a TLS connection."""
 
     def _take_idle(self) -> Connection | None:
         oldest = self._loop.time() - self._settings.pool_idle_s
@@ -56,8 +60,12 @@ class Pool:
         loop = self._loop
         try:
             async with asyncio.timeout(self._settings.connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._deadlines), self._host, self._port, ssl=self._tls
+                transport, connection = await loop.create_connection(
+                    lambda: Connection(loop, self._deadlines),
+                    self._address,
+                    self._port,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls else None,
                 )
         except TimeoutError as error:
             raise UpstreamUnavailable(
@@ -65,6 +73,9 @@ class Pool:
             ) from error
         except (OSError, ssl.SSLError) as error:
             raise UpstreamUnavailable(f"the model server cannot be reached ({type(error).__name__})") from error
+        if self._tls:
+            ends = transport.get_extra_info("peercert")["notAfter"]
+            self.certificate_expires = ssl.cert_time_to_seconds(ends)
         return connection
 
     async def exchange(

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from gateway.backends.connection import Buffer, Connection, OnQuiet, Patience
 from gateway.backends.pool import More, Pool
@@ -39,11 +40,12 @@ class Outgoing(NamedTuple):
 class VllmServer:
     """One replica's address, credentials and connections."""
 
-    def __init__(self, replica: Replica, settings: RelaySettings) -> None:
-        self.url = replica.url
+    def __init__(self, replica: Replica, settings: RelaySettings, address: str | None = None) -> None:
+        """With an `address`, it is the one of the host name's servers that is there."""
+        self.url = replica.url if address is None else _url_at(replica.url, address)
         self.audience = replica.audience
         self.settings = settings
-        self.pool = Pool(replica.url, settings)
+        self.pool = Pool(replica.url, settings, address)
         self._for_whole = Patience(settings.first_byte_timeout_s, settings.idle_timeout_s)
         self._for_streams = Patience(
             settings.first_event_timeout_s, settings.idle_timeout_s, settings.comment_after_s, by_events=True
@@ -90,6 +92,12 @@ class VllmServer:
             self.pool.give_back(connection)
             raise error
         return connection
+
+
+def _url_at(url: str, address: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{address}]" if ":" in address else address
+    return f"{parts.scheme}://{host}" + ("" if parts.port is None else f":{parts.port}")
 
 
 def _refusal(connection: Connection) -> UpstreamError:

@@ -56,7 +56,7 @@ async def supervise(settings: Settings, log: JsonLog, config: Path) -> None:
         lambda: metrics.count(names.WORKERS_LOST),
         log,
     )
-    metrics.watch(names.WORKERS, lambda: crew.ready)
+    metrics.watch(names.WORKERS, lambda: {(): crew.ready})
     watch = _Watch(crew, config, settings, log)
     try:
         await database.require_current()

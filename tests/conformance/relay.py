@@ -2,6 +2,7 @@
 
 from tests.conformance.requirements import Requirement
 
+_DISCOVERY = "tests/operations/test_discovery.py::"
 _FAULTS = "tests/operations/test_faults.py::"
 _GUARD = "tests/gateway/test_guardrail.py::"
 _LEAVES = "tests/operations/test_cancellation.py::"
@@ -11,6 +12,18 @@ _SURFACE = "tests/gateway/api/test_surface.py::"
 _UPLOAD = "tests/gateway/test_upload.py::"
 
 RELAY = (
+    Requirement(
+        "relay.discovery",
+        "platform",
+        "Every address of a replica's name is a model server of its own, and what they work on is told by model",
+        (
+            _DISCOVERY + "test_every_address_of_a_name_is_a_replica_of_its_own",
+            _DISCOVERY + "test_a_stream_outlives_the_name_of_its_replica",
+            _DISCOVERY + "test_a_name_that_is_not_known_any_more_changes_nothing",
+            _DISCOVERY + "test_a_name_that_is_not_known_yet_is_an_error_until_it_is",
+            _RELAY + "test_what_waits_and_what_runs_is_told_by_model_until_it_ends",
+        ),
+    ),
     Requirement(
         "relay.cancel",
         "platform",

@@ -18,7 +18,13 @@ NEEDED: dict[str, Any] = {
     "route": {"host": "llm.example.internal"},
 }
 """What has no default."""
-ELSEWHERE = ("route.openshift.io", "monitoring.coreos.com", "external-secrets.io", "gateway.networking.k8s.io")
+ELSEWHERE = (
+    "route.openshift.io",
+    "monitoring.coreos.com",
+    "external-secrets.io",
+    "gateway.networking.k8s.io",
+    "keda.sh",
+)
 """API groups that are not Kubernetes's own."""
 
 

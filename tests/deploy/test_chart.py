@@ -1,6 +1,7 @@
 """The chart renders in every profile, to what Kubernetes takes and restricted-v2 allows; a wrong value stops with a sentence."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from helm_python import HelmError, lint
 
 from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, configurations, merged, pod_of, profile, render
 from tidegate.config.load import load
+from tidegate.telemetry.names import METRICS
 
 SCHEMAS = Path(__file__).parent / "schemas"
 """Of kinds that are not Kubernetes's own: as far as the chart uses them, and no further."""
@@ -123,6 +125,8 @@ def test_a_process_has_longer_than_it_takes_at_most(name: str) -> None:
         ({"models": [{"name": "llama"}]}, "missing properties 'source', 'claim'"),
         ({"images": {"gateway": {"digest": ""}}}, "images.gateway.digest is not set: images are taken by digest only"),
         ({"database": {"url": ""}}, "database.url is not set: postgresql+asyncpg://"),
+        ({"monitoring": {"slo": {"firstTokenSeconds": 3}}}, "'/monitoring/slo/firstTokenSeconds'"),
+        ({"gateway": {"autoscaling": {"type": "cpu"}}}, "'/gateway/autoscaling/type'"),
         ({"route": {"host": ""}}, "route.host is not set: the name that callers use"),
         ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name is not set"),
     ],
@@ -161,3 +165,26 @@ def test_nothing_enters_or_leaves_but_what_is_named() -> None:
     assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in callers] == ["gateway"]
     management = [rule for rule in policies["tidegate-gateway"]["ingress"] if rule["ports"][0]["port"] == 9090]
     assert [set(peer) for rule in management for peer in rule["from"]] == [{"namespaceSelector"}] * 2
+
+
+def test_keda_scales_by_what_the_gateway_emits_and_nothing_else_sets_the_number() -> None:
+    found = render(profile("ha"))
+    scaled = {d["spec"]["scaleTargetRef"]["name"]: d["spec"] for d in found if d["kind"] == "ScaledObject"}
+    assert set(scaled) == {"tidegate-gateway", "tidegate-model-llama-8b"}
+    emitted = {metric.name for metric in METRICS if metric.kind == "gauge"}
+    queries = [trigger["metadata"]["query"] for spec in scaled.values() for trigger in spec["triggers"]]
+    assert len(queries) == 3 and {re.findall(r"tidegate\w+", query)[0] for query in queries} <= emitted
+    for document in found:
+        name = document["metadata"]["name"]
+        if document["kind"] in ("Deployment", "StatefulSet"):
+            assert ("replicas" in document["spec"]) == (name not in scaled), name
+            if name in scaled:
+                assert scaled[name]["scaleTargetRef"]["kind"] == document["kind"]
+
+
+def test_only_what_scales_needs_the_right_to_read_figures() -> None:
+    kinds = {"Role", "RoleBinding", "TriggerAuthentication", "Secret"}
+    assert not kinds & {document["kind"] for document in render(profile("small"))}
+    found = [document for document in render(profile("ha")) if document["kind"] in kinds]
+    assert {document["kind"] for document in found} == kinds
+    assert "data" not in next(d for d in found if d["kind"] == "Secret"), "Kubernetes makes the token"

@@ -3,6 +3,8 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2 as httpx
@@ -183,6 +185,24 @@ def test_a_slow_reader_holds_the_model_server_back(gateway: Gateway, fake: Fake)
 def resident_mb(gateway: Gateway) -> float:
     with open(f"/proc/{gateway.process.popen.pid}/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+
+
+def test_what_waits_and_what_runs_is_told_by_model_until_it_ends(own_gateway: Any, fake: Fake) -> None:
+    """What replicas are added by: requests without a first byte, and the tokens that are worked on."""
+    gateway = own_gateway()
+    waiting, tokens = 'tidegate_waiting_requests{model="m"}', 'tidegate_inflight_tokens{model="m"}'
+    events = [sse(chat_chunk("word "))] * 9
+    fake.script(
+        "counted", {"send": STREAM_HEAD}, {"sleep_ms": 400}, *[{"send": chunked(e)} for e in events], {"stall": True}
+    )
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        opened = pool.submit(stack.enter_context, gateway.open_stream(fake_script="counted"))
+        wait_until(lambda: gateway.metrics().get(waiting) == 1, 5, "a waiting request")
+        before = gateway.metrics()[tokens]
+        opened.result()
+        wait_until(lambda: gateway.metrics()[tokens] == before + 9, 5, "the streamed tokens")
+        assert before > 10 and gateway.metrics()[waiting] == 0
+    wait_until(lambda: gateway.metrics()[tokens] == 0, 5, "the end")
 
 
 def test_the_metrics_and_the_rows_agree(own_gateway: Any) -> None:

@@ -11,11 +11,11 @@ from tests.stand import free_port
 
 
 class OwnPostgres:
-    """One cluster in a temporary folder on a free port."""
+    """One cluster in a temporary folder, on a free port unless one is named."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self._data = folder / "pg"
-        self.port = free_port()
+        self.port = port or free_port()
         self._as: list[str] = []
         if os.geteuid() == 0:
             self._as = ["runuser", "-u", "postgres", "--"]
@@ -37,6 +37,12 @@ class OwnPostgres:
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._data} -c fsync=off"
         self._run("pg_ctl", "-D", str(self._data), "-o", options, "-w", "-l", str(self._data / "log"), "start")
+
+    def make(self, name: str) -> None:
+        """A user and a database of this name."""
+        where = ("-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres")
+        self._run("createuser", *where, name)
+        self._run("createdb", *where, "-O", name, name)
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")

@@ -37,10 +37,17 @@ class Replica(Section):
         None, description="A service of the platform's own: it is called with an internal token for this audience"
     )
 
+    discovery: Literal["dns"] | None = Field(
+        None,
+        description="`dns`: every address of the host name, as a headless Service has them, is a server of its own",
+    )
+
     @model_validator(mode="after")
     def _one_credential(self) -> "Replica":
         if self.api_key_file and self.audience:
             raise ValueError("a replica has either api_key_file or audience")
+        if self.discovery and self.audience:
+            raise ValueError("a replica with an audience is one service: it has no discovery")
         return self
 
 

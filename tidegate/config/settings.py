@@ -118,7 +118,7 @@ class RoutingSettings(Section):
 
     retries: RetrySettings = Field(default=RetrySettings(), description="Further attempts")
     health: HealthSettings = Field(default=HealthSettings(), description="When a replica gets no requests")
-
+    discovery_interval_s: Seconds = Field(5, description="How often replicas with `discovery` are looked up")
     filters: list[PluginSpec] = Field(default=[PluginSpec(type="healthy")], description="Applied in order")
     scorers: list[PluginSpec] = Field(
         default=[PluginSpec(type="least_busy")], description="Scores in [0, 1] are added up"

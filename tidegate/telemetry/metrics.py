@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._parents: dict[str, Child] = {metric.name: self._make(metric) for metric in METRICS}
         self._children: dict[tuple[str, ...], Child] = {}
-        self._watched: dict[Metric, Callable[[], float]] = {}
+        self._watched: dict[Metric, Callable[[], Mapping[tuple[str, ...], float]]] = {}
+        self._shown: dict[Metric, set[tuple[str, ...]]] = {}
         self._counted: dict[tuple[Metric, tuple[str, ...]], float] = {}
         self._observed: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
 
@@ -47,7 +48,8 @@ class Metrics:
         if metric.kind == "histogram":
             return Histogram(metric.name, metric.help, metric.labels, buckets=metric.buckets, registry=self.registry)
         if metric.kind == "gauge":
-            return Gauge(metric.name, metric.help, metric.labels, registry=self.registry, multiprocess_mode="livesum")
+            across = metric.across
+            return Gauge(metric.name, metric.help, metric.labels, registry=self.registry, multiprocess_mode=across)
         return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
 
     def _child(self, metric: Metric, labels: tuple[str, ...]) -> Child:
@@ -89,16 +91,21 @@ class Metrics:
             self._child(metric, labels).inc(by)  # type: ignore[union-attr]
         for (metric, labels), seen in observed.items():
             _add(self._child(metric, labels), seen)
-        for metric, value in self._watched.items():
-            self.set(metric, value())
+        for metric, look in self._watched.items():
+            seen_now = look()
+            for labels in self._shown.get(metric, set()) - seen_now.keys():
+                self.set(metric, 0, *labels)
+            for labels, value in seen_now.items():
+                self.set(metric, value, *labels)
+            self._shown[metric] = set(seen_now)
 
-    def watch(self, metric: Metric, value: Callable[[], float]) -> None:
-        """Makes a gauge read `value` whenever the metrics are folded."""
-        self._watched[metric] = value
+    def watch(self, metric: Metric, look: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        """Makes a gauge show what `look` says by labels whenever the metrics are folded; what it leaves out is 0 again."""
+        self._watched[metric] = look
 
-    def set(self, metric: Metric, value: float) -> None:
+    def set(self, metric: Metric, value: float, *labels: str) -> None:
         """Sets a gauge."""
-        self._child(metric, ()).set(value)  # type: ignore[union-attr]
+        self._child(metric, labels).set(value)  # type: ignore[union-attr]
 
     def render(self) -> bytes:
         """The exposition text of what was folded; blocks for tens of milliseconds with many series: call it in a thread."""

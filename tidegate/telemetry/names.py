@@ -17,6 +17,8 @@ class Metric:
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    across: Literal["livesum", "livemostrecent"] = "livesum"
+    """What a gauge shows where several workers have it."""
 
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -38,6 +40,20 @@ RETRIES = Metric("tidegate_upstream_retries", "counter", "Attempts after the fir
 RETRIES_REFUSED = Metric("tidegate_upstream_retries_refused", "counter", "Retries that the budget forbade", ("model",))
 EJECTIONS = Metric("tidegate_replica_ejections", "counter", "Times a replica got no requests for a while", ("replica",))
 INFLIGHT = Metric("tidegate_inflight_requests", "gauge", "Admitted requests that have not settled")
+WAITING = Metric("tidegate_waiting_requests", "gauge", "Requests that wait for a model's first answer byte", ("model",))
+INFLIGHT_TOKENS = Metric(
+    "tidegate_inflight_tokens",
+    "gauge",
+    "Tokens that models work on: of prompts, by their length, and of answers so far",
+    ("model",),
+)
+CERTIFICATE_EXPIRES = Metric(
+    "tidegate_certificate_expires_timestamp_seconds",
+    "gauge",
+    "When the certificate that a model server showed last ends",
+    ("replica",),
+    across="livemostrecent",
+)
 TASKS = Metric("tidegate_tasks", "gauge", "Asynchronous tasks that have not ended")
 WORKERS = Metric("tidegate_workers", "gauge", "Workers that serve, where there are several")
 WORKERS_LOST = Metric("tidegate_workers_lost", "counter", "Workers that ended by themselves and were started again")

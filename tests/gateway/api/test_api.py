@@ -250,6 +250,7 @@ def test_a_full_gateway_says_so(own_gateway: Any) -> None:
         answer = full.chat()
         error_of(answer, 503, "overloaded")
         assert answer.headers["retry-after"] == "1"
+        assert full.metrics()['tidegate_refusals_total{code="overloaded"}'] == 1
 
 
 def test_a_body_that_does_not_arrive_is_408(own_gateway: Any) -> None:

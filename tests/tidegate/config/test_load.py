@@ -34,6 +34,10 @@ def test_the_shipped_configurations_are_valid(name: str) -> None:
         ),
         ("settings:\n  gateway:\n    port: 1\n    port: 2\n", ":4: key 'port' is given twice"),
         ("settings: [\n", "not YAML"),
+        (
+            "resources: {models: [{name: m, replicas: [{url: 'http://a:1', audience: knowledge, discovery: dns}]}]}\n",
+            "a replica with an audience is one service: it has no discovery",
+        ),
         ("- a\n", "expected the keys `settings` and `resources`"),
         (
             "resources:\n  organisations: [{name: a, projects: [{name: p}]}]\n",

@@ -20,7 +20,7 @@ metrics = Metrics(SharedPlace(Path(sys.argv[1]), sys.argv[2]))
 for _ in range(int(sys.argv[3])):
     metrics.count(names.REFUSALS, "code")
     metrics.observe(names.DURATION, 0.2, "m")
-metrics.watch(names.INFLIGHT, lambda: 5)
+metrics.watch(names.INFLIGHT, lambda: {(): 5})
 metrics.fold()
 """
 

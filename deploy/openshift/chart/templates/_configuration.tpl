@@ -56,7 +56,7 @@ telemetry:
 {{- $resources := deepCopy .Values.resources -}}
 {{- $models := $resources.models | default list -}}
 {{- range .Values.models -}}
-{{- $models = append $models (dict "name" .name "replicas" (list (dict "url" (printf "http://%s-model-%s:8000" $name .name)))) -}}
+{{- $models = append $models (dict "name" .name "replicas" (list (dict "url" (printf "http://%s-model-%s:8000" $name .name) "discovery" "dns"))) -}}
 {{- end -}}
 {{- if .Values.knowledge.enabled -}}
 {{- $models = append $models (dict "name" "all-minilm-l6-v2" "replicas" (list (dict "url" (printf "http://%s-knowledge:8090" $name) "audience" "knowledge"))) -}}
