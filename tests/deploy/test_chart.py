@@ -10,6 +10,7 @@ import kubernetes_validate
 import pytest
 from helm_python import HelmError, lint
 
+from tests.deploy import upgrades
 from tests.deploy.charts import CHART, ELSEWHERE, NEEDED, PROFILES, configurations, merged, pod_of, profile, render
 from tidegate.config.load import load
 from tidegate.telemetry.names import METRICS
@@ -188,3 +189,23 @@ def test_only_what_scales_needs_the_right_to_read_figures() -> None:
     found = [document for document in render(profile("ha")) if document["kind"] in kinds]
     assert {document["kind"] for document in found} == kinds
     assert "data" not in next(d for d in found if d["kind"] == "Secret"), "Kubernetes makes the token"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_an_upgrade_from_the_last_release_changes_nothing_that_cannot_be_changed(name: str) -> None:
+    released = json.loads(upgrades.RELEASED.read_text())
+    newest = max(released, key=lambda version: [int(part) for part in version.split(".")])
+    before, now = released[newest][name], upgrades.fixed(render(profile(name)))
+    assert len(before) >= 5 and upgrades.changed(before, now) == []
+
+
+def test_an_upgrade_that_would_fail_is_noticed() -> None:
+    before = upgrades.fixed(render(profile("ha")))
+    now = json.loads(json.dumps(before).replace('"app.kubernetes.io/component": "gateway"', '"app": "gateway"'))
+    del now["StatefulSet/tidegate-knowledge"], now["Deployment/tidegate-agents"]
+    now["Service/tidegate-model-llama-8b"]["clusterIP"] = ""
+    assert [line.split()[0] for line in upgrades.changed(before, now)] == [
+        "Service/tidegate-model-llama-8b",
+        "StatefulSet/tidegate-gateway",
+        "StatefulSet/tidegate-knowledge",
+    ]
