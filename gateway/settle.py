@@ -52,8 +52,10 @@ class Settlement:
             self._log.write("critical", "journal_not_written", request_id=exchange.request_id, reason=error.strerror)
 
     def _count(self, exchange: Exchange, usage: Usage, duration_s: float) -> None:
-        metrics, model = self._metrics, exchange.known_model().name
+        metrics, model, owner = self._metrics, exchange.known_model().name, exchange.known_principal()
+        organisation, project = owner.organisation, owner.project
         metrics.count(names.REQUESTS, model, exchange.path, exchange.outcome)
+        metrics.count(names.PROJECT_REQUESTS, organisation, project, exchange.outcome)
         metrics.observe(names.DURATION, duration_s, model)
         if exchange.ttft_s is not None:
             metrics.observe(names.TTFT, exchange.ttft_s, model)
@@ -64,6 +66,7 @@ class Settlement:
         ):
             if tokens:
                 metrics.count(names.TOKENS, model, direction, by=tokens)
+                metrics.count(names.PROJECT_TOKENS, organisation, project, direction, by=tokens)
         for verdict in exchange.verdicts:
             metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
 

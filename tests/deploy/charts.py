@@ -50,7 +50,8 @@ def render(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 def configurations(values: dict[str, Any]) -> dict[str, str]:
     """Every tidegate.yaml, by its ConfigMap's name."""
-    return {d["metadata"]["name"]: d["data"]["tidegate.yaml"] for d in render(values) if d["kind"] == "ConfigMap"}
+    found = {d["metadata"]["name"]: d["data"] for d in render(values) if d["kind"] == "ConfigMap"}
+    return {name: data["tidegate.yaml"] for name, data in found.items() if "tidegate.yaml" in data}
 
 
 def pod_of(document: dict[str, Any]) -> dict[str, Any] | None:

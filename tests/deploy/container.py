@@ -74,10 +74,15 @@ class Container:
         hosts.write_text("".join(f"127.0.0.1 {name}\n" for name in ("localhost", *self._plan["hosts"])))
         for name in DEVICES:
             bind(Path("/dev") / name, self.root / "dev" / name, read_only=False)
+        bind(Path("/sys"), self.root / "sys")
         (self.root / "proc").mkdir()
 
     def _make_volume(self, mounted: dict[str, Any], target: Path) -> None:
         volume = self._volumes.get(mounted["name"], {})  # none: of a StatefulSet's claim
+        claim = volume.get("persistentVolumeClaim")
+        if claim is not None:
+            bind(Path(self._plan["claims"][claim["claimName"]]), target)
+            return
         target.mkdir(parents=True)
         size = volume.get("emptyDir", {}).get("sizeLimit", "64Mi").rstrip("i").lower()
         mount("-t", "tmpfs", "-o", f"size={size},mode=2775,uid=0,gid={USER}", "tmpfs", str(target))
@@ -184,9 +189,9 @@ def serve(container: Container, log: Path, requests: list[dict[str, Any]]) -> di
 def run(plan: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Runs `plan`, one step after the other: a pod that serves, or one (with `to_end`, perhaps another command) that ends.
 
-    `files`: ConfigMaps and Secrets by name. `hosts`: names of what is at loopback. `image`: `env`, and `paths` it holds.
-    `database_port`: PostgreSQL listens there. `model_port`: the scriptable upstream. A request's `{word}` is a key that an
-    earlier step has printed.
+    `files`: ConfigMaps and Secrets by name. `claims`: folders by the claim's name. `hosts`: names of what is at loopback.
+    `image`: `env`, and `paths` it holds. `database_port`: PostgreSQL listens there. `model_port`: the scriptable upstream.
+    A request's `{word}` is a key that an earlier step has printed.
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     database = OwnPostgres(folder, plan["database_port"]) if plan.get("database_port") else None

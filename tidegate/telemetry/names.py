@@ -32,6 +32,12 @@ TTFT = Metric(
     "gen_ai_server_time_to_first_token_seconds", "histogram", "Time to the first answer byte", ("model",), _SECONDS
 )
 TOKENS = Metric("tidegate_tokens", "counter", "Tokens by direction: input, output, cached", ("model", "direction"))
+PROJECT_REQUESTS = Metric(
+    "tidegate_project_requests", "counter", "Admitted requests of a project", ("organisation", "project", "outcome")
+)
+PROJECT_TOKENS = Metric(
+    "tidegate_project_tokens", "counter", "Tokens of a project by direction", ("organisation", "project", "direction")
+)
 VERDICTS = Metric("tidegate_guardrail_verdicts", "counter", "Findings acted on", ("guardrail", "origin", "action"))
 ATTEMPTS = Metric(
     "tidegate_upstream_attempts", "counter", "Attempts at replicas; `ok` or the error's code", ("replica", "result")
