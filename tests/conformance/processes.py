@@ -4,6 +4,7 @@ from tests.conformance.requirements import Requirement
 
 _DRAIN = "tests/operations/test_drain.py::"
 _ROUTER = "tests/operations/test_haproxy.py::"
+_CONTRACT = "tests/deploy/test_contract.py::"
 _COST = "tests/operations/test_cost.py::"
 _WORKERS = "tests/operations/test_workers.py::"
 
@@ -47,6 +48,17 @@ PROCESSES = (
             _WORKERS + "test_a_bad_configuration_changes_nothing",
             _WORKERS + "test_stopping_waits_for_every_worker_and_ships_their_journals",
             _WORKERS + "test_workers_end_when_their_supervisor_is_killed",
+        ),
+    ),
+    Requirement(
+        "processes.containers",
+        "platform",
+        "Every process starts, answers and stops as its manifest says, confined as restricted-v2 confines it",
+        (
+            _CONTRACT + "test_the_gateway_starts_answers_and_stops",
+            _CONTRACT + "test_every_other_process_starts_and_stops",
+            _CONTRACT + "test_what_is_written_where_no_volume_is_fails",
+            "tests/live/test_container.py::test_vllm_starts_answers_and_stops",
         ),
     ),
     Requirement(

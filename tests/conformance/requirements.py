@@ -116,7 +116,10 @@ REQUIREMENTS = (
         "api.management",
         "platform",
         "Health on both ports, metrics on the management port only",
-        (_API + "test_health_and_metrics_have_their_own_port",),
+        (
+            _API + "test_health_and_metrics_have_their_own_port",
+            "tests/deploy/test_dashboards.py::test_a_running_gateway_shows_what_dashboards_and_alerts_ask_of_it",
+        ),
     ),
     Requirement(
         "auth.keys",

@@ -1,5 +1,7 @@
 """The chart, rendered by Helm's own engine."""
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,16 @@ def profile(name: str) -> dict[str, Any]:
 
 def render(values: dict[str, Any]) -> list[dict[str, Any]]:
     """Every object, in Helm's order of files."""
+    found: list[dict[str, Any]] = json.loads(_rendered(json.dumps(values, sort_keys=True)))
+    return found
+
+
+@cache
+def _rendered(values: str) -> str:
     with Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="tidegate", namespace="llm")
-    return [found for path, text in sorted(files.items()) for found in yaml.safe_load_all(text) if found]
+        files = chart.render(json.loads(values), name="tidegate", namespace="llm")
+    texts = [yaml.load_all(text, yaml.CSafeLoader) for _, text in sorted(files.items())]
+    return json.dumps([document for documents in texts for document in documents if document])
 
 
 def configurations(values: dict[str, Any]) -> dict[str, str]:

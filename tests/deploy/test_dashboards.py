@@ -9,7 +9,7 @@ import pytest
 
 from tests.deploy.charts import merged, profile, render
 from tests.deploy.test_alerts import rules
-from tests.stand import Gateway
+from tests.stand import Gateway, http
 from tidegate.telemetry.names import METRICS
 
 FROM_SCRAPING = {"pod", "namespace", "service"}
@@ -74,10 +74,8 @@ def test_a_query_can_be_answered(name: str, query: str) -> None:
 
 
 def test_a_running_gateway_shows_what_dashboards_and_alerts_ask_of_it(gateway: Gateway) -> None:
-    import httpx2 as httpx
-
     gateway.chat(max_tokens=1)
-    text = httpx.get(f"{gateway.management_url}/metrics", trust_env=False).text
+    text = http.get(f"{gateway.management_url}/metrics").text
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     asked = {name for _, query in QUERIES for name in metrics_of(query)}
     asked |= {name for rule in rules() for name in metrics_of(rule["expr"])}
