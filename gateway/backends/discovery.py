@@ -32,7 +32,6 @@ class Discovery:
     async def look(self, replicas: Iterable[Replica]) -> None:
         """Looks up what is to be discovered, for 3 s at most; what takes longer is found later."""
         hosts = {_host(replica) for replica in replicas if replica.discovery is not None}
-        self.found = {host: addresses for host, addresses in self.found.items() if host in hosts}
         for host in hosts - self._lookups.keys():  # one that still waits for a name server is not asked twice
             self._lookups[host] = self._loop.create_task(self._look_up(host))
         if hosts:
@@ -41,7 +40,7 @@ class Discovery:
     async def _look_up(self, host: str) -> None:
         try:
             found = await self._loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter where it cannot be a host's name at all
             if host not in self._failing:
                 self._failing.add(host)
                 self._log.write("warning", "replicas_not_found", host=host, reason=str(error))
