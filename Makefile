@@ -49,7 +49,7 @@ compiled: build/compiled/ready ## Compile the request path, as the image has it 
 demo: .venv/ready ## Start everything on this machine and walk the journeys; ONCE=1 ends by itself
 	@$(BIN)/tidegate up --journeys examples $(if $(ONCE),--once) $(if $(MODEL),--model "$(MODEL)") $(if $(MODEL_URL),--model-url "$(MODEL_URL)")
 
-test: .venv/ready ## Tests that need no model and no service (at most 4 minutes)
+test: .venv/ready ## Tests that need no model and no service (some five minutes)
 	@$(PYTEST) -m "not services and not live"
 
 test-services: setup compiled ## Tests with PostgreSQL and Redis, crashes and restarts

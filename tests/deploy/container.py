@@ -56,6 +56,8 @@ class Container:
         self._make_system()
         for mounted in self.spec.get("volumeMounts", []):
             self._make_volume(mounted, self.root / mounted["mountPath"].lstrip("/"))
+        for path in plan["image"]["paths"]:  # last: a checkout may lie below /tmp, which is a volume
+            bind(Path(path), self.root / path.lstrip("/"))
         mount("-o", "remount,ro", str(self.root))
         self.env = {**plan["image"]["env"], **{item["name"]: item["value"] for item in self.spec.get("env", [])}}
 
@@ -66,8 +68,6 @@ class Container:
                 (self.root / name).symlink_to(source.readlink())
             elif source.is_dir():
                 bind(source, self.root / name)
-        for path in self._plan["image"]["paths"]:
-            bind(Path(path), self.root / path.lstrip("/"))
         for name in ETC:
             bind(Path("/etc") / name, self.root / "etc" / name)
         hosts = self.root / "etc" / "hosts"

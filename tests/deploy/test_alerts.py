@@ -156,6 +156,8 @@ def test_an_alert_fires_and_is_silent(name: str, tmp_path: Path) -> None:
         }
         for given, expected in ((case.firing, [alert]), (case.silent, []))
     ]
-    document = {"rule_files": ["rules.yaml"], "evaluation_interval": case.step, "tests": tests}
+    # Below the five minutes for which a value counts as the present one: groups are evaluated in no order.
+    pace = "1m" if case.step == "1m" else "4m"
+    document = {"rule_files": ["rules.yaml"], "evaluation_interval": pace, "tests": tests}
     (tmp_path / "tests.yaml").write_text(yaml.safe_dump(document))
     promtool(tmp_path, "test", "rules", "tests.yaml")
