@@ -37,7 +37,7 @@ setup: .venv/ready ## Install everything the tests need (system packages only wh
 	@$(BIN)/python deploy/local/system_packages.py
 	@$(MAKE) --no-print-directory .venv-conformance/ready
 
-build/compiled/ready: .venv/ready hatch_build.py $(shell find gateway guardrails tidegate -name '*.py')
+build/compiled/ready: .venv/ready hatch_build.py $(shell find tidegate guardrails gateway rag agents mcp_servers -name '*.py')
 	@echo "  … Compiling the request path into build/compiled (about two minutes)"; start=$$SECONDS; rm -rf build/compiled && mkdir -p build && \
 	HATCH_BUILD_HOOKS_ENABLE=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/compiled . > build/compiled.log 2>&1 \
 	|| { cat build/compiled.log; exit 1; }; \
@@ -58,7 +58,7 @@ test-services: setup compiled ## Tests with PostgreSQL and Redis, crashes and re
 test-live: setup compiled ## Tests against a real vLLM
 	@$(PYTEST) --compiled -m live
 
-bench: compiled ## Measure overhead side by side with vllm-router; never in CI
+bench: .venv/ready ## Measure overhead side by side with vllm-router; never in CI
 	@$(BIN)/python -m benchmarks.overhead
 
 check: lint types imports ## Everything CI runs but the slow tiers

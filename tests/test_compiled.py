@@ -13,8 +13,9 @@ import pytest
 
 from tests.stand import COMPILED, ROOT
 
-HOOKS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]
-MODULES = sorted(path for pattern in HOOKS["custom"]["modules"] for path in ROOT.glob(pattern))
+WHEEL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+PACKAGES = WHEEL["packages"]
+MODULES = sorted(path for pattern in WHEEL["hooks"]["custom"]["modules"] for path in ROOT.glob(pattern))
 _PAUSES = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.Yield, ast.YieldFrom)
 
 
@@ -54,6 +55,5 @@ def test_this_tier_runs_what_is_compiled_from_these_sources(own_gateway: Any, re
     files = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert [file for file in files if not file.startswith(str(COMPILED)) or not file.endswith(".so")] == []
     assert len(files) == len(MODULES)
-    rooms = {path.relative_to(ROOT).parts[0] for path in MODULES}
-    sources = [path.relative_to(ROOT) for room in rooms for path in (ROOT / room).rglob("*.py")]
+    sources = [path.relative_to(ROOT) for room in PACKAGES for path in (ROOT / room).rglob("*.py")]
     assert [str(path) for path in sources if not filecmp.cmp(ROOT / path, COMPILED / path, shallow=False)] == []

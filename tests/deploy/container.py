@@ -13,12 +13,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
+
 from tests.operations.postgres import OwnPostgres
+from tests.stand import http
 
 USER = 1_000_770_000
 """As OpenShift gives one to a project; also the group of its volumes."""
@@ -143,17 +144,13 @@ class Started:
 
 
 def ask(url: str, request: dict[str, Any] | None = None) -> tuple[int, str]:
-    """Status and body; status 0 where nothing answers."""
-    request = request or {}
-    body = json.dumps(request["json"]).encode() if "json" in request else None
-    headers = {"content-type": "application/json", **request.get("headers", {})}
+    """Status and body of a GET, or of a POST where there is `json`; status 0 where nothing answers."""
+    content, headers = (request or {}).get("json"), (request or {}).get("headers")
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
+        answer = http.request("GET" if content is None else "POST", url, json=content, headers=headers, timeout=10)
+    except httpx.TransportError as error:
         return 0, str(error)
+    return answer.status_code, answer.text
 
 
 def serve(container: Container, log: Path, requests: list[dict[str, Any]]) -> dict[str, Any]:
