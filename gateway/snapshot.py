@@ -7,6 +7,7 @@ the last snapshot in force.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway.auth.api_keys import KnownKey
 from gateway.backends.discovery import Discovery
@@ -18,8 +19,9 @@ from tidegate.config import resources
 from tidegate.config.settings import Settings
 from tidegate.errors import ModelNotFound, OperatorError
 from tidegate.identity import Minter
-from tidegate.store.changes import latest_change
+from tidegate.store.changes import LATEST_CHANGE, latest_change
 from tidegate.store.database import Database
+from tidegate.store.kept import KeptConnection
 from tidegate.store.keys import list_keys
 from tidegate.store.resources import read_resources
 from tidegate.telemetry import names
@@ -126,7 +128,8 @@ class SnapshotSource:
 
     async def watch(self) -> None:
         """Reloads whenever the database has changed, for ever."""
-        await self._renew(self._settings.store.refresh_interval_s, self._reload_if_changed)
+        async with KeptConnection(self._database) as kept:
+            await self._renew(self._settings.store.refresh_interval_s, partial(self._reload_if_changed, kept))
 
     async def discover(self) -> None:
         """Looks again and again where the replicas are, for ever."""
@@ -144,10 +147,8 @@ class SnapshotSource:
                 self._metrics.count(names.SNAPSHOT_ERRORS)
                 self._log.write("error", "defect", error=type(error).__name__, task="snapshot")
 
-    async def _reload_if_changed(self) -> None:
-        async with self._database.transaction() as connection:
-            newest = await latest_change(connection)
-        if newest != self.current.change_id:
+    async def _reload_if_changed(self, kept: KeptConnection) -> None:
+        if await kept.scalar(LATEST_CHANGE) != self.current.change_id:
             await self.load()
             self._log.write("info", "snapshot", change_id=self.current.change_id)
 

@@ -29,6 +29,9 @@ BEGIN, END = b"b", b"e"
 READ_BYTES = 262_144
 """How much is read at once; no line is longer."""
 
+_PEEK_BYTES = 4096
+"""How much is read to see whether there is anything."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -142,7 +145,14 @@ class Journal:
 
 def segments(directory: Path) -> list[Path]:
     """A journal's files, oldest first; the last one may still be written."""
-    return sorted(directory.glob("*.jsonl"), key=number_of)
+    return sorted((directory / name for name in _names_in(directory) if name.endswith(".jsonl")), key=number_of)
+
+
+def _names_in(directory: Path) -> list[str]:
+    """Several times faster than `Path.glob`, which counts for what is done every second."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.listdir(directory)
+    return []
 
 
 def number_of(segment: Path) -> int:
@@ -157,22 +167,21 @@ def whole_lines(block: bytes) -> list[bytes]:
 
 
 def unread(segment: Path, position: int) -> int:
-    """How many bytes a file holds beyond `position`."""
-    with segment.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size <= position:
-            return 0
-        file.seek(size - 1)
-        if file.read(1) != b"\0":
-            return size - position
-        file.seek(position)
-        found = 0
-        while block := file.read(READ_BYTES):
+    """How many bytes a file's text has beyond `position`."""
+    descriptor = os.open(segment, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size <= position or os.pread(descriptor, 1, size - 1) != b"\0":
+            return max(0, size - position)
+        found, most = 0, _PEEK_BYTES
+        while block := os.pread(descriptor, most, position + found):
             end = block.find(b"\0")
             if end >= 0:
                 return found + end
-            found += len(block)
+            found, most = found + len(block), READ_BYTES
         return found
+    finally:
+        os.close(descriptor)
 
 
 def request_of(line: bytes) -> str | None:

@@ -14,6 +14,7 @@ from gateway.place import journals
 from tidegate.config.settings import JournalSettings
 from tidegate.errors import StoreError
 from tidegate.store.database import Database
+from tidegate.store.kept import KeptConnection
 from tidegate.store.usage import insert_usage
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
@@ -30,7 +31,7 @@ class Shipper:
         self, directory: Path, database: Database, settings: JournalSettings, metrics: Metrics, log: JsonLog
     ) -> None:
         self._directory = directory
-        self._database = database
+        self._database = KeptConnection(database)
         self._settings = settings
         self._metrics = metrics
         self._log = log
@@ -84,6 +85,8 @@ class Shipper:
                 await self.ship()
         except (TimeoutError, StoreError) as error:
             self._log.write("warning", "journal_left_for_the_next_start", reason=str(error))
+        finally:
+            await self._database.close()
 
     def _segment(self, path: Path) -> "_Segment":
         return self._segments.setdefault(path, _Segment())
@@ -92,8 +95,7 @@ class Shipper:
         read = self._segment(path)
         begun, ended, consumed = _read(path, read.position, self._settings.batch_rows)
         if ended:
-            async with self._database.transaction() as connection:
-                await insert_usage(connection, list(ended.values()))
+            await insert_usage(self._database, list(ended.values()))
         read.position += consumed
         read.open |= begun
         for segment in self._segments.values():

@@ -16,6 +16,10 @@ async def note_change(
     await connection.execute(insert(changes).values(row))
 
 
+LATEST_CHANGE = select(func.coalesce(func.max(changes.c.change_id), 0))
+"""The number of the newest change; 0 if there is none."""
+
+
 async def latest_change(connection: AsyncConnection) -> int:
-    """The number of the newest change; 0 if there is none."""
-    return int(await connection.scalar(select(func.coalesce(func.max(changes.c.change_id), 0))) or 0)
+    """What `LATEST_CHANGE` answers."""
+    return int(await connection.scalar(LATEST_CHANGE) or 0)

@@ -56,7 +56,11 @@ class Database:
             async with self.engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise StoreError(f"database {self.shown_url}: {type(error).__name__}: {_short(error)}") from error
+            raise self.away(error) from error
+
+    def away(self, error: Exception) -> StoreError:
+        """What to say of a failure."""
+        return StoreError(f"database {self.shown_url}: {type(error).__name__}: {_short(error)}")
 
     async def migrate(self) -> None:
         """Brings the schema to the newest revision; safe to call from several processes at once.
@@ -106,4 +110,4 @@ def _tune_sqlite(connection: Any, _record: object) -> None:
 
 def _short(error: BaseException) -> str:
     """The driver's own words, without the statement and its parameters."""
-    return str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+    return (str(getattr(error, "orig", None) or error) or "no answer").splitlines()[0][:200]

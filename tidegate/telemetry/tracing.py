@@ -36,7 +36,7 @@ class Tracing:
             shutdown_on_exit=False,
         )
         for exporter in exporters:
-            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
+            self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=1000))
         self._tracer = self._provider.get_tracer("tidegate")
 
     def samples(self, parent: SpanContext | None) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import func, select
 
 from tests.tidegate.store.databases import BOTH, database_of
 from tidegate.config.resources import Resources
@@ -16,9 +17,10 @@ from tidegate.config.settings import StoreSettings
 from tidegate.errors import StoreError
 from tidegate.store.changes import latest_change
 from tidegate.store.database import Database
+from tidegate.store.kept import KeptConnection
 from tidegate.store.keys import Pepper, create_key, list_keys, revoke_key
 from tidegate.store.resources import apply_resources, read_resources
-from tidegate.store.tables import metadata
+from tidegate.store.tables import metadata, usage
 from tidegate.store.usage import insert_usage, recent_usage, usage_by_key
 
 pytestmark = pytest.mark.parametrize("kind", BOTH)
@@ -96,27 +98,38 @@ def test_keys_are_stored_as_digests_and_revoked_by_their_project_only(kind: str,
 
 
 def test_usage_batches_are_idempotent(kind: str, tmp_path: Path) -> None:
+    odd = json.loads(usage_row("odd", model='a "quoted" \\ name', input_tokens=2**40, started_at=1795575017.372))
+
     async def work(database: Database) -> None:
-        for _ in range(2):
-            async with database.transaction() as connection:
-                await insert_usage(connection, [usage_row("1"), usage_row("2", outcome="cancelled")])
+        async with KeptConnection(database) as kept:
+            for _ in range(2):
+                await insert_usage(kept, [usage_row("1"), usage_row("2", outcome="cancelled")])
+            await insert_usage(kept, [usage_row("1", output_tokens=99)])
+            await insert_usage(kept, [json.dumps(odd, ensure_ascii=False).encode()])
         async with database.transaction() as connection:
-            await insert_usage(connection, [usage_row("1", output_tokens=99)])
-            rows = await recent_usage(connection)
+            newest, *rows = await recent_usage(connection)
+            assert dict(newest) == odd
             assert len(rows) == 2 and all(row["output_tokens"] == 2 for row in rows)
             expected = json.loads(usage_row("1"))
             assert [dict(row) for row in rows if row["request_id"] == "1"] == [expected]
             assert all(type(value) is type(expected[name]) for name, value in dict(rows[0]).items() if name in expected)
-            odd = json.loads(
-                usage_row("odd", model='a "quoted" \\ name', input_tokens=2**40, started_at=1795575017.372)
-            )
-            await insert_usage(connection, [json.dumps(odd, ensure_ascii=False).encode()])
-            assert dict((await recent_usage(connection))[0]) == odd
             sums = [row for row in await usage_by_key(connection) if row["model"] == "m"]
             assert [(row["outcome"], row["requests"], row["input_tokens"]) for row in sums] == [
                 ("cancelled", 1, 3),
                 ("ok", 1, 3),
             ]
+
+    run(kind, tmp_path, work)
+
+
+def test_a_batch_is_inserted_whole_or_not_at_all_and_the_next_one_goes_through(kind: str, tmp_path: Path) -> None:
+    async def work(database: Database) -> None:
+        async with KeptConnection(database) as kept:
+            with pytest.raises(StoreError, match="database"):
+                await insert_usage(kept, [usage_row("1"), usage_row("2", organisation=None)])
+            await insert_usage(kept, [usage_row("3")])
+            assert await kept.scalar(select(func.count()).select_from(usage)) == 1
+            assert await kept.scalar(select(usage.c.request_id).where(usage.c.request_id == "1")) is None
 
     run(kind, tmp_path, work)
 
