@@ -168,6 +168,7 @@ class Pipeline:
         exchange.request = read_request(exchange.body, exchange.skim)
         exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
         exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._settings.relay.max_request_s)
+        self._deadlines.hasten(exchange.due)
         exchange.watch()
 
     def admit(self, exchange: Exchange) -> None:

@@ -352,6 +352,7 @@ class Connection(asyncio.Protocol):
         now, quiet_s = self._loop.time(), self._patience.quiet_s
         self._limit = now + seconds
         self.due = now + min(seconds, quiet_s - quiet_for_s) if quiet_s else self._limit
+        self._deadlines.hasten(self.due)
         return now
 
     async def _wait(self) -> None:

@@ -2,29 +2,62 @@
 
 import asyncio
 
-from gateway.deadlines import PERIOD_S, Deadlines
+from gateway.deadlines import PERIOD_S, REST_S, Deadlines
 
 
 class Thing:
     def __init__(self, due: float) -> None:
         self.due = due
-        self.told = 0
+        self.told: list[float] = []
 
     def overdue(self, now: float) -> None:
         assert now >= self.due
-        self.told += 1
+        self.told.append(now)
 
 
-def test_what_is_overdue_is_told_and_nothing_else() -> None:
+def test_what_is_overdue_is_told_in_time_and_nothing_else() -> None:
     async def main() -> None:
         now = asyncio.get_running_loop().time()
-        deadlines, soon, late, removed = Deadlines(), Thing(now + 0.05), Thing(now + 60), Thing(now)
-        for thing in (soon, late, removed):
+        deadlines, late, soon, removed = Deadlines(), Thing(now + 60), Thing(now + 0.05), Thing(now)
+        for thing in (late, soon, removed):
             deadlines.add(thing)
         deadlines.remove(removed)
         deadlines.remove(removed)
         await asyncio.sleep(2.5 * PERIOD_S)
-        assert soon.told >= 1 and late.told == removed.told == 0
+        assert soon.told and not late.told and not removed.told
+        late.due = asyncio.get_running_loop().time()
+        deadlines.hasten(late.due)
+        await asyncio.sleep(1.5 * PERIOD_S)
+        assert late.told
+
+    asyncio.run(main())
+
+
+def test_what_moves_its_limit_without_a_word_is_seen_all_the_same() -> None:
+    async def main() -> None:
+        deadlines, thing = Deadlines(), Thing(asyncio.get_running_loop().time() + 60)
+        deadlines.add(thing)
+        thing.due = 0
+        await asyncio.sleep(REST_S + 1.5 * PERIOD_S)
+        assert thing.told
+
+    asyncio.run(main())
+
+
+def test_all_look_at_the_same_moments_and_rarely_while_nothing_is_due() -> None:
+    async def main() -> None:
+        now = asyncio.get_running_loop().time()
+        some = [Deadlines() for _ in range(3)]
+        things = [Thing(now + 0.05) for _ in some]
+        for deadlines, thing in zip(some, things, strict=True):
+            deadlines.add(thing)
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(1.5 * PERIOD_S)
+        assert max(thing.told[0] for thing in things) - min(thing.told[0] for thing in things) < PERIOD_S / 2
+        for thing in things:
+            thing.due = now + 60
+        await asyncio.sleep(1.5 * PERIOD_S)
+        assert all(deadlines._next - asyncio.get_running_loop().time() > 5 * PERIOD_S for deadlines in some)
 
     asyncio.run(main())
 
@@ -35,7 +68,7 @@ def test_the_timer_rests_when_nothing_is_watched() -> None:
         deadlines.add(thing)
         deadlines.remove(thing)
         await asyncio.sleep(1.5 * PERIOD_S)
-        assert deadlines._timer is None and thing.told == 0
+        assert deadlines._timer is None and not thing.told
         deadlines.add(thing)
         assert deadlines._timer is not None
 

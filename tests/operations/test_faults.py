@@ -319,17 +319,17 @@ def test_retries_have_a_budget(own_gateway: Any) -> None:
 @pytest.mark.parametrize(
     ("header", "stream", "obeyed"),
     [
-        ({"x-tidegate-timeout-ms": "300"}, True, True),
-        ({"x-tidegate-timeout-ms": "300"}, False, True),
-        ({"x-stainless-read-timeout": "0.3"}, False, True),
-        ({"x-stainless-read-timeout": "0.3"}, True, False),
+        ({"x-tidegate-timeout-ms": "500"}, True, True),
+        ({"x-tidegate-timeout-ms": "500"}, False, True),
+        ({"x-stainless-read-timeout": "0.5"}, False, True),
+        ({"x-stainless-read-timeout": "0.5"}, True, False),
         ({"x-stainless-read-timeout": "None"}, False, False),
     ],
 )
 def test_no_attempt_goes_beyond_the_deadline(
     stand: Stand, own_gateway: Any, header: dict[str, str], stream: bool, obeyed: bool
 ) -> None:
-    relay = {"first_event_timeout_s": 0.2, "first_byte_timeout_s": 0.2}
+    relay = {"first_event_timeout_s": 0.3, "first_byte_timeout_s": 0.3}
     gateway = own_gateway([stand.bad.url, stand.good.url], settings={"relay": relay})
     for fake in (stand.bad, stand.good):
         fake.script("never", {"stall": True})
