@@ -27,6 +27,8 @@ from tidegate.local.journeys import walk
 from tidegate.local.stack import Running, Stack, up_file
 from tidegate.local.steps import Bar, Steps
 from tidegate.local.traces import as_tree, read_trace
+from tidegate.preflight.finding import Status
+from tidegate.preflight.run import Targets, as_json_text, as_line, look
 from tidegate.store.database import Database
 from tidegate.store.keys import NewKey, create_key, list_keys, read_pepper, revoke_key
 from tidegate.store.resources import apply_resources, read_resources
@@ -70,6 +72,41 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     loaded = _checked(config)
     console.print(yaml.safe_dump(redacted(loaded.document), sort_keys=False), highlight=False, markup=False)
     console.print(f"[green]{config} is valid[/]", highlight=False)
+
+
+@app.command()
+def preflight(
+    manifests: Annotated[
+        Path | None, typer.Option(help="What `helm template` printed, `-` for standard input: looks at the cluster.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where it is to be installed.")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A configuration file: looks at what it points to.")
+    ] = None,
+    vllm_help: Annotated[
+        Path | None, typer.Option(help="What `vllm serve --help=all` of the image printed; with --manifests.")
+    ] = None,
+    redis: Annotated[
+        str,
+        typer.Option(
+            envvar="TIDEGATE_PREFLIGHT_REDIS", help="A Redis that plug-ins of yours use, as redis://HOST:PORT."
+        ),
+    ] = "",
+    qdrant: Annotated[str, typer.Option(help="A Qdrant that plug-ins of yours use, as http://HOST:PORT.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of lines.")] = False,
+) -> None:
+    """Looks at a cluster and at services before an install; exits with 1 if it would fail."""
+    document = None if config is None else _checked(config).document
+    targets = Targets(_read(manifests), namespace, document, _read(vllm_help), redis, qdrant)
+    found = []
+    for finding in look(targets):
+        found.append(finding)
+        if not as_json:
+            console.print(as_line(finding), highlight=False)
+    if as_json:
+        console.print_json(as_json_text(found))
+    if any(finding.status is Status.FAILED for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -279,6 +316,15 @@ def _make_pepper(path: Path) -> bool:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     return True
+
+
+def _read(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
 
 
 def _running() -> Running:

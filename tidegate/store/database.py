@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alembic import command
 from alembic.config import Config
@@ -77,13 +77,28 @@ class Database:
         Raises:
             StoreError: the database is away, or `tidegate apply` has not been run.
         """
-        async with self.transaction() as connection:
-            found = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
-        head = ScriptDirectory.from_config(_alembic()).get_current_head()
+        found, head = await self._revision(), _scripts().get_current_head()
         if found != head:
             raise StoreError(
                 f"database {self.shown_url} is at revision {found}, this version needs {head}; run `tidegate apply`"
             )
+
+    async def schema(self) -> Literal["absent", "older", "current", "newer"]:
+        """What is there, seen from this version.
+
+        Raises:
+            StoreError: the database is away.
+        """
+        found, scripts = await self._revision(), _scripts()
+        if found is None:
+            return "absent"
+        if found == scripts.get_current_head():
+            return "current"
+        return "older" if found in {script.revision for script in scripts.walk_revisions()} else "newer"
+
+    async def _revision(self) -> str | None:
+        async with self.transaction() as connection:
+            return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
 
     def _upgrade(self, connection: Connection) -> None:
         if not self.is_sqlite:
@@ -98,6 +113,10 @@ def _alembic() -> Config:
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
     config.set_main_option("path_separator", "os")
     return config
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())
 
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
