@@ -5,6 +5,7 @@ from tests.conformance.requirements import Requirement
 _DRAIN = "tests/operations/test_drain.py::"
 _ROUTER = "tests/operations/test_haproxy.py::"
 _CONTRACT = "tests/deploy/test_contract.py::"
+_PREFLIGHT = "tests/deploy/test_preflight.py::"
 _COST = "tests/operations/test_cost.py::"
 _WORKERS = "tests/operations/test_workers.py::"
 
@@ -59,6 +60,18 @@ PROCESSES = (
             _CONTRACT + "test_every_other_process_starts_and_stops",
             _CONTRACT + "test_what_is_written_where_no_volume_is_fails",
             "tests/live/test_container.py::test_vllm_starts_answers_and_stops",
+        ),
+    ),
+    Requirement(
+        "processes.preflight",
+        "platform",
+        "Before an install, what is missing or wrong in the target is said, with what to do about it",
+        (
+            _PREFLIGHT + "test_what_is_wrong_is_said_with_what_to_do",
+            _PREFLIGHT + "test_the_command_asks_the_cluster_that_oc_is_logged_in_to",
+            "tests/deploy/test_preflight_services.py::test_the_database_is_seen_as_it_is",
+            "tests/live/test_preflight.py::test_vllm_knows_its_options_and_serves_its_model",
+            "tests/live/test_preflight.py::test_the_running_stacks_own_configuration_passes",
         ),
     ),
     Requirement(
