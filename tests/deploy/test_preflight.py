@@ -150,6 +150,12 @@ def test_what_is_no_quantity_is_refused(text: str) -> None:
         quantity(text)
 
 
+def test_manifests_of_another_form_are_unknown_and_not_a_crash() -> None:
+    odd = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: x}\n---\napiVersion: v1\nkind: Secret\n"
+    found = list(look(Targets(odd, "llm"), Recorded(ANSWERS)))
+    assert {each.status for each in found} == {Status.OK, Status.UNKNOWN}
+
+
 @pytest.mark.parametrize("text", ["", "a: [b", "- 1", "just words", "---\n---\n"])
 def test_manifests_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="manifests"):

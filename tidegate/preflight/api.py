@@ -44,13 +44,17 @@ class CommandLine:
                 "neither `oc` nor `kubectl` is installed; log in with one of them, or leave --manifests out"
             )
         self._program = found
+        self._answers: dict[str, dict[str, Any] | None] = {}
+        """What was asked once: some checks look at the same."""
 
     def get(self, path: str) -> dict[str, Any] | None:
         """See `Cluster`."""
-        try:
-            return self._run(["get", "--raw", path])
-        except FileNotFoundError:
-            return None
+        if path not in self._answers:
+            try:
+                self._answers[path] = self._run(["get", "--raw", path])
+            except FileNotFoundError:
+                self._answers[path] = None
+        return self._answers[path]
 
     def may_create(self, group: str, resource: str, namespace: str) -> bool:
         """See `Cluster`."""

@@ -134,6 +134,10 @@ def monitoring(plan: Plan, cluster: Cluster, namespace: str) -> Iterator[Finding
         what = f"namespace {namespace} is the platform's by its label openshift.io/cluster-monitoring"
         yield failed("monitoring", what, f"`oc label namespace {namespace} openshift.io/cluster-monitoring-`")
         return
+    if cluster.get("/api/v1/namespaces/openshift-monitoring") is None:
+        remedy = f"see that your Prometheus takes monitors and rules of namespace {namespace}"
+        yield warning("monitoring", "this is not OpenShift's monitoring", remedy)
+        return
     found = cluster.get("/api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config") or {}
     try:
         settings = yaml.safe_load(found.get("data", {}).get("config.yaml", "")) or {}

@@ -15,8 +15,8 @@ Manifest = dict[str, Any]
 Amounts = dict[str, Decimal]
 """By the names that quotas use, such as `requests.cpu`."""
 
-_UNITS = {"": 0, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15}
-_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5}
+_UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _QUANTITY = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
@@ -97,7 +97,7 @@ class Plan:
             spec = scaler["spec"]
             if spec["scaleTargetRef"]["name"] == workload["metadata"]["name"]:
                 found = spec.get("maxReplicas", spec.get("maxReplicaCount")) if most else None
-                return int(found or spec.get("minReplicas", spec.get("minReplicaCount", 0)))
+                return int(found or spec.get("minReplicas", spec.get("minReplicaCount", 1)))
         return int(workload["spec"].get("replicas", 1))
 
     def amounts(self, *, most: bool) -> Amounts:

@@ -130,6 +130,8 @@ def _model_server(replica: Replica, model: str, wanted: set[str]) -> Iterator[Fi
         yield failed(check, f"{replica.url} does not serve {model}", f"it serves: {has}; set `upstream_model`")
     else:
         yield ok(check, f"{replica.url} serves {model}")
+    if not wanted:
+        return
     try:
         scraped = _fetch(f"{replica.url}/metrics", key)
     except (OSError, ValueError) as error:
