@@ -41,6 +41,9 @@ def look(plan: Plan, cluster: Cluster, namespace: str) -> Iterator[Finding]:
             yield unknown(
                 name, "you may not look at what this depends on", "ask somebody who may, with the same command"
             )
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"the cluster or the manifests say something of another form ({type(error).__name__}: {error})"
+            yield unknown(name, what[:200], "see for yourself")
 
 
 def version(_plan: Plan, cluster: Cluster, _namespace: str) -> Iterator[Finding]:
