@@ -386,8 +386,10 @@ class Gateway:
 
 
 def log_of(process: Process, management_port: int) -> str:
-    """The log so far. A running process is asked something first: lines are written at the end of its loop's turn."""
+    """The log so far. Lines wait for others: when a process has answered twice, some time apart, those before are written."""
     with suppress(httpx.TransportError):
+        http.get(f"http://127.0.0.1:{management_port}/readyz")
+        time.sleep(0.02)
         http.get(f"http://127.0.0.1:{management_port}/readyz")
     return process.text()
 
