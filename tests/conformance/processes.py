@@ -70,8 +70,8 @@ PROCESSES = (
             _PREFLIGHT + "test_what_is_wrong_is_said_with_what_to_do",
             _PREFLIGHT + "test_the_command_asks_the_cluster_that_oc_is_logged_in_to",
             "tests/deploy/test_preflight_services.py::test_the_database_is_seen_as_it_is",
-            "tests/live/test_preflight.py::test_vllm_knows_its_options_and_serves_its_model",
-            "tests/live/test_preflight.py::test_the_running_stacks_own_configuration_passes",
+            "tests/live/test_before_install.py::test_vllm_knows_its_options_and_serves_its_model",
+            "tests/live/test_before_install.py::test_the_running_stacks_own_configuration_passes",
         ),
     ),
     Requirement(
