@@ -81,14 +81,13 @@ def storage(plan: Plan, cluster: Cluster, namespace: str) -> Iterator[Finding]:
 
 def gpus(plan: Plan, cluster: Cluster, _namespace: str) -> Iterator[Finding]:
     """Nodes have as many as are asked for, and as many together as one pod needs."""
-    wanted = {
-        name.removeprefix("requests."): most for name, most in plan.amounts(most=True).items() if _is_device(name)
-    }
-    if not wanted:
+    fewest, wanted = plan.amounts(most=False), plan.amounts(most=True)
+    devices = {name.removeprefix("requests."): most for name, most in wanted.items() if _is_device(name)}
+    if not devices:
         return
     nodes = [each.get("status", {}).get("allocatable", {}) for each in _items(cluster, "/api/v1/nodes")]
-    for name, most in sorted(wanted.items()):
-        least = plan.amounts(most=False)[f"requests.{name}"]
+    for name, most in sorted(devices.items()):
+        least = fewest[f"requests.{name}"]
         largest = max(amounts([(item, 1)]).get(f"requests.{name}", Decimal(0)) for item in plan.workloads)
         has = [quantity(node.get(name, 0)) for node in nodes]
         if max(has, default=Decimal(0)) < largest:

@@ -19,7 +19,7 @@ _UNITS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P"
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _QUANTITY = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
+FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
 
 
 def quantity(text: object) -> Decimal:
@@ -155,7 +155,7 @@ class Plan:
             if each.get("command") == ["vllm", "serve"]
             for word in each["args"]
         ]
-        return {found[0] for word in words if (found := _FLAG.match(word))}
+        return {found[0] for word in words if (found := FLAG.match(word))}
 
     @property
     def vllm_metrics(self) -> set[str]:

@@ -3,14 +3,14 @@
 import re
 
 from tidegate.preflight.finding import Finding, failed, ok, warning
+from tidegate.preflight.plan import FLAG
 
-_FLAG = re.compile(r"--[a-z0-9][a-z0-9-]*")
 _SUFFIXES = ("_bucket", "_sum", "_count", "_total")
 
 
 def flags(wanted: set[str], printed: str) -> Finding:
     """`printed` is what `vllm serve --help=all` of the image prints."""
-    known = set(_FLAG.findall(printed))
+    known = set(FLAG.findall(printed))
     unknown = sorted(wanted - known)
     if len(known) < len(wanted) or "--model" not in known:
         return failed("vllm-flags", "this is not the help of `vllm serve`", "give what `vllm serve --help=all` prints")
