@@ -12,7 +12,7 @@ from tests.live.stack import ROOT
 from tidegate.local.model_server import ModelServer
 from tidegate.local.stack import Running
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.live
 
 
 def test_vllm_starts_answers_and_stops(running: Running, tmp_path: Path) -> None:

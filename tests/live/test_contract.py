@@ -23,7 +23,7 @@ from tests.live.stack import ROOT, Up
 from tests.stand import http
 from tidegate.local.stack import Running
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(700)]
+pytestmark = pytest.mark.live
 PAGE = (ROOT / "docs" / "conformance.md").read_text()
 SUITES = ROOT / "tests" / "live" / "suites"
 ENVIRONMENT = ROOT / ".venv-conformance"

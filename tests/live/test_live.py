@@ -25,7 +25,7 @@ from tests.tool_stand import ToolServer, names
 from tidegate.local.stack import Running
 from tidegate.local.traces import read_trace
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(700)]
+pytestmark = pytest.mark.live
 CHAT: list[Any] = [{"role": "user", "content": "Name a colour."}]
 
 
