@@ -36,8 +36,7 @@ from gateway.exchange import Exchange, Operation, new_request_id, public_id
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper, recover_all
 from gateway.limits.interface import ProjectLimits
-from gateway.limits.memory import MemoryLimits
-from gateway.limits.shared import SharedLimits
+from gateway.limits.stores import open_limits
 from gateway.mcp.door import ToolDoor
 from gateway.mcp.federation import Federation
 from gateway.mcp.meter import ToolMeter
@@ -149,7 +148,7 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
     On leaving, nothing may be in flight any more; the journal is shipped and every connection closed.
 
     Raises:
-        OperatorError: pepper, journal, database or a plugin is missing or wrong.
+        OperatorError: pepper, journal, database, store of limits or a plugin is missing or wrong.
     """
     minter = Minter.read(settings.identity.signing_key_file)
     metrics = Metrics(place.shared_metrics if place else None)
@@ -168,7 +167,6 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
             log,
         ),
         journal=Journal(journal_of(directory, place.slot) if place else directory, settings.journal.segment_bytes),
-        limits=SharedLimits(place.limits, place.slot) if place else MemoryLimits(),
         knowledge=ServiceClient(settings.knowledge.url, "knowledge", minter, settings.relay),
         agents=ServiceClient(settings.agents.url, "agents", minter, settings.relay),
     )
@@ -181,21 +179,22 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
         if shipper is not None:
             await asyncio.to_thread(recover_all, directory, settings.journal.segment_bytes, log)
         parts.journal.open()
-        gateway = _assembled(parts, source)
-        background = [
-            asyncio.ensure_future(source.watch()),
-            asyncio.ensure_future(source.discover()),
-            asyncio.ensure_future(_fold(metrics) if shipper is None else shipper.run()),
-        ]
-        try:
-            async with gateway.tools.running():
-                yield gateway, management(gateway.not_ready, metrics)
-        finally:
-            await _settle_rest(gateway.pipeline)
-            await _end(background)
-            if shipper is not None:
-                await shipper.ship_rest()
-            metrics.fold()
+        async with open_limits(settings.limits, place, metrics, log) as limits:
+            gateway = _assembled(parts, source, limits)
+            background = [
+                asyncio.ensure_future(source.watch()),
+                asyncio.ensure_future(source.discover()),
+                asyncio.ensure_future(_fold(metrics) if shipper is None else shipper.run()),
+            ]
+            try:
+                async with gateway.tools.running():
+                    yield gateway, management(gateway.not_ready, metrics)
+            finally:
+                await _settle_rest(gateway.pipeline)
+                await _end(background)
+                if shipper is not None:
+                    await shipper.ship_rest()
+                metrics.fold()
     finally:
         source.close()
         parts.close()
@@ -214,7 +213,6 @@ class _Parts:
     minter: Minter
     callers: Callers
     journal: Journal
-    limits: ProjectLimits
     knowledge: ServiceClient
     agents: ServiceClient
 
@@ -225,10 +223,9 @@ class _Parts:
         self.journal.close()
 
 
-def _assembled(parts: _Parts, source: SnapshotSource) -> Gateway:
+def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> Gateway:
     """The gateway out of its parts."""
     settings, log, metrics, tracing = parts.settings, parts.log, parts.metrics, parts.tracing
-    limits = parts.limits
     pipeline = Pipeline(
         settings,
         parts.callers,

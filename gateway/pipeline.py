@@ -92,10 +92,10 @@ class Pipeline:
                 self.trace(exchange)
                 self.authenticate(exchange)
                 await self.read(exchange)
-                self.admit(exchange)
+                await self.admit(exchange)
                 await self.screen_input(exchange)
                 await self.augment(exchange)
-                self.reserve(exchange)
+                await self.reserve(exchange)
                 self.begin(exchange)
                 await self.dispatch(exchange)
             except TidegateError as error:
@@ -171,12 +171,14 @@ class Pipeline:
         self._deadlines.hasten(exchange.due)
         exchange.watch()
 
-    def admit(self, exchange: Exchange) -> None:
+    async def admit(self, exchange: Exchange) -> None:
         """Model access, then the request rate, then fields by which a caller would act beyond his own request."""
         principal, request, policy = exchange.known_principal(), exchange.request, exchange.policy
         assert request is not None and policy is not None  # noqa: S101
         exchange.model = exchange.snapshot.model_for(principal, request.model)
-        self._limits.admit(principal)
+        asked = self._limits.admit(principal)
+        if asked is not None:
+            await asked
         exchange.admitted = True
         if request.uses_guarded_fields:
             _check_guarded_fields(request, policy)
@@ -220,9 +222,11 @@ class Pipeline:
             if span is not None:
                 span.set_attribute(names.PASSAGES, len(exchange.citations or ()))
 
-    def reserve(self, exchange: Exchange) -> None:
+    async def reserve(self, exchange: Exchange) -> None:
         """A concurrency slot, for what will really be sent."""
-        self._limits.reserve(exchange.known_principal())
+        asked = self._limits.reserve(exchange.known_principal())
+        if asked is not None:
+            await asked
         exchange.reserved = True
         prepare(exchange, exchange.known_model().upstream_model)
 

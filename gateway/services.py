@@ -105,15 +105,17 @@ class ServiceRelay:
 
     async def _relayed(self, request: Request, way: "_Way", span: Span | None) -> ServiceAnswer | ServiceStream:
         principal: Principal = request.state.principal
-        self._limits.admit(principal)
+        asked = self._limits.admit(principal)
+        if asked is not None:
+            await asked
         path = _path(request, way.template)
         if way.upload:
             if self._uploads.locked():
                 raise Overloaded(f"The gateway takes {_UPLOADS_AT_ONCE} files at once. Try again.")
             async with self._uploads:
                 body = await self._read(request, self._settings.knowledge.max_file_bytes + _FORM_BYTES)
-                asked = ServiceRequest(request.method, path, body, _form_type(request))
-                return await self._call(request, way, asked, span)
+                form = ServiceRequest(request.method, path, body, _form_type(request))
+                return await self._call(request, way, form, span)
         most = principal.limits.max_body_bytes or self._settings.gateway.max_body_bytes
         body = await self._screened(request, await self._read(request, most))
         return await self._call(

@@ -86,18 +86,12 @@ def preflight(
     vllm_help: Annotated[
         Path | None, typer.Option(help="What `vllm serve --help=all` of the image printed; with --manifests.")
     ] = None,
-    redis: Annotated[
-        str,
-        typer.Option(
-            envvar="TIDEGATE_PREFLIGHT_REDIS", help="A Redis that plug-ins of yours use, as redis://HOST:PORT."
-        ),
-    ] = "",
     qdrant: Annotated[str, typer.Option(help="A Qdrant that plug-ins of yours use, as http://HOST:PORT.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object in place of lines.")] = False,
 ) -> None:
     """Looks at a cluster and at services before an install; exits with 1 if it would fail."""
     document = None if config is None else _checked(config).document
-    targets = Targets(_read(manifests), namespace, document, _read(vllm_help), redis, qdrant)
+    targets = Targets(_read(manifests), namespace, document, _read(vllm_help), qdrant)
     found = []
     for finding in look(targets):
         found.append(finding)

@@ -323,6 +323,12 @@ class JournalFull(Overloaded):
     log_level = "critical"
 
 
+class LimitsAway(Overloaded):
+    """Limits cannot be counted at the moment, and the operator wants nothing to pass uncounted."""
+
+    code = "limits_unavailable"
+
+
 class Stopping(Overloaded):
     """This process is being stopped or replaced; another serves the request, or the next process does."""
 

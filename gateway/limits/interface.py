@@ -1,25 +1,31 @@
 """What the stages ask of limits, wherever they are kept."""
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from tidegate.types import Principal
 
 
 class ProjectLimits(Protocol):
-    """Requests per minute and requests at once, per project."""
+    """Requests per minute and requests at once, per project.
 
-    def admit(self, principal: Principal) -> None:
+    Whoever must ask elsewhere answers with something to await; who knows at once does not cost a turn of the loop.
+    """
+
+    def admit(self, principal: Principal) -> Awaitable[None] | None:
         """Takes one request from the project's minute.
 
         Raises:
             RateLimited: the minute is used up.
+            LimitsAway: nobody knows.
         """
 
-    def reserve(self, principal: Principal) -> None:
-        """Takes a slot; `release` gives it back.
+    def reserve(self, principal: Principal) -> Awaitable[None] | None:
+        """Takes a slot; `release` gives it back. Who is cancelled while he waits has none.
 
         Raises:
             RateLimited: all slots are taken.
+            LimitsAway: nobody knows.
         """
 
     def release(self, principal: Principal) -> None:

@@ -1,53 +1,55 @@
 """Limits of one process: requests per minute and requests at once, per project."""
 
 import time
-from dataclasses import dataclass
 
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.types import Principal
 
+Project = tuple[str, str]
+"""Organisation and name."""
 
-@dataclass(slots=True)
-class _Project:
-    allowance: float
-    refilled_at: float
-    running: int = 0
+
+class Buckets:
+    """A token bucket per project: a minute's requests at most, refilled evenly."""
+
+    def __init__(self) -> None:
+        self._left: dict[Project, tuple[float, float]] = {}
+        """How many there were, and when that was, monotonic, s."""
+
+    def take(self, project: Project, per_minute: float) -> float:
+        """Takes one request; 0, or how long there will be none, in s."""
+        now = time.monotonic()
+        left, counted_at = self._left.get(project, (per_minute, now))
+        left = min(per_minute, left + (now - counted_at) * per_minute / 60)
+        wait_s = (1 - left) * 60 / per_minute if left < 1 else 0.0
+        self._left[project] = (left if wait_s else left - 1, now)
+        return wait_s
 
 
 class MemoryLimits:
     """A token bucket and a counter per project; exact because there is one process."""
 
     def __init__(self) -> None:
-        self._projects: dict[tuple[str, str], _Project] = {}
+        self._buckets = Buckets()
+        self._running: dict[Project, int] = {}
 
     def admit(self, principal: Principal) -> None:
         """See `ProjectLimits.admit`."""
         per_minute = principal.limits.requests_per_minute
         if per_minute is None:
             return
-        project, now = self._project(principal, per_minute), time.monotonic()
-        refill = (now - project.refilled_at) * per_minute / 60
-        project.allowance = min(per_minute, project.allowance + refill)
-        project.refilled_at = now
-        if project.allowance < 1:
-            raise too_many_per_minute(per_minute, project.allowance)
-        project.allowance -= 1
+        wait_s = self._buckets.take((principal.organisation, principal.project), per_minute)
+        if wait_s:
+            raise too_many_per_minute(per_minute, wait_s)
 
     def reserve(self, principal: Principal) -> None:
         """See `ProjectLimits.reserve`."""
-        most = principal.limits.concurrent_requests
-        project = self._project(principal, principal.limits.requests_per_minute or 0)
-        if most is not None and project.running >= most:
+        project, most = (principal.organisation, principal.project), principal.limits.concurrent_requests
+        running = self._running.get(project, 0)
+        if most is not None and running >= most:
             raise too_many_at_once(most)
-        project.running += 1
+        self._running[project] = running + 1
 
     def release(self, principal: Principal) -> None:
         """See `ProjectLimits.release`."""
-        self._projects[principal.organisation, principal.project].running -= 1
-
-    def _project(self, principal: Principal, allowance: float) -> _Project:
-        key = (principal.organisation, principal.project)
-        project = self._projects.get(key)
-        if project is None:
-            project = self._projects[key] = _Project(allowance, time.monotonic())
-        return project
+        self._running[principal.organisation, principal.project] -= 1

@@ -3,9 +3,8 @@
 from tidegate.errors import RateLimited
 
 
-def too_many_per_minute(per_minute: int, left: float) -> RateLimited:
-    """The minute is used up; `left` is what there is of the next request."""
-    wait_s = (1 - left) * 60 / per_minute
+def too_many_per_minute(per_minute: int, wait_s: float) -> RateLimited:
+    """The minute is used up; in `wait_s` there is room for another request."""
     return RateLimited(
         f"The project has used its {per_minute} requests per minute. Try again in {wait_s:.1f} s.", retry_after_s=wait_s
     )

@@ -54,7 +54,7 @@ class SharedLimits:
             enough = allowance >= 1
             _HEAD.pack_into(self._memory, row, who, allowance - enough, now)
         if not enough:
-            raise too_many_per_minute(per_minute, allowance)
+            raise too_many_per_minute(per_minute, (1 - allowance) * 60 / per_minute)
 
     def reserve(self, principal: Principal) -> None:
         """See `ProjectLimits.reserve`."""

@@ -59,7 +59,7 @@ class Federation:
         """Every tool the key may use, in order of name. A server that is away is an error, never a shorter list."""
         visit = VISIT.get()
         try:
-            self._limits.admit(visit.principal)
+            await self._admit(visit)
             servers = visit.servers()
             room = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
             caller = caller_for(visit.principal, new_request_id(time.time()))
@@ -101,7 +101,7 @@ class Federation:
         self, visit: Visit, params: CallToolRequestParams, call: Call, span: Span | None
     ) -> CallToolResult:
         server, tool = visit.resolve(params.name)
-        self._limits.admit(visit.principal)
+        await self._admit(visit)
         trace_id = "" if span is None else f"{span.get_span_context().trace_id:032x}"
         self._meter.begin(call, visit, server, f"{server.name}__{tool}", trace_id)
         arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
@@ -113,6 +113,11 @@ class Federation:
         finally:
             self._calls -= 1
         return await self._screened_result(visit.policy, raw, call)
+
+    async def _admit(self, visit: Visit) -> None:
+        asked = self._limits.admit(visit.principal)
+        if asked is not None:
+            await asked
 
     async def _asked(
         self, server: ToolServer, tool: str, arguments: dict[str, Any], visit: Visit, call: Call, span: Span | None

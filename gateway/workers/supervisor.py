@@ -91,7 +91,7 @@ def check(settings: Settings) -> None:
     if settings.limits.store == "process":
         raise ConfigError(
             f"gateway.workers is {settings.gateway.workers}, but limits.store is 'process': each worker would allow a "
-            "project its whole limit. Set limits.store to 'shared', or gateway.workers to 1."
+            "project its whole limit. Set limits.store to 'shared' or 'redis', or gateway.workers to 1."
         )
 
 

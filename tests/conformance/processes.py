@@ -5,6 +5,7 @@ from tests.conformance.requirements import Requirement
 _DRAIN = "tests/operations/test_drain.py::"
 _ROUTER = "tests/operations/test_haproxy.py::"
 _CONTRACT = "tests/deploy/test_contract.py::"
+_LIMITS = "tests/operations/test_limits.py::"
 _PREFLIGHT = "tests/deploy/test_preflight.py::"
 _COST = "tests/operations/test_cost.py::"
 _WORKERS = "tests/operations/test_workers.py::"
@@ -52,6 +53,26 @@ PROCESSES = (
         ),
     ),
     Requirement(
+        "processes.limits",
+        "platform",
+        "Gateways that share a Redis are as one where limits are concerned, and what happens without it is bounded",
+        (
+            _LIMITS + "test_a_minute_is_one_for_all_gateways",
+            _LIMITS + "test_every_door_counts_in_the_same_minute",
+            _LIMITS + "test_slots_are_given_back_by_who_ends_hangs_up_stops_or_is_killed",
+            _LIMITS + "test_who_asks_one_after_the_other_is_never_refused_wherever_he_asks",
+            _LIMITS + "test_no_more_than_the_limit_run_whatever_the_order",
+            _LIMITS + "test_who_leaves_while_the_store_is_asked_holds_nothing",
+            _LIMITS + "test_without_the_store_each_allows_its_share_and_what_runs_counts_when_it_is_back_empty",
+            _LIMITS + "test_a_share_of_a_minute_is_what_is_left_of_it",
+            _LIMITS + "test_a_store_that_hangs_is_waited_for_once",
+            _LIMITS + "test_who_wants_nothing_uncounted_is_obeyed",
+            _LIMITS + "test_workers_share_them_as_gateways_do",
+            _LIMITS + "test_a_gateway_starts_without_its_store_but_not_against_its_will",
+            _LIMITS + "test_the_store_is_spoken_to_in_tls_by_a_user_that_may_do_no_more_than_it_must",
+        ),
+    ),
+    Requirement(
         "processes.containers",
         "platform",
         "Every process starts, answers and stops as its manifest says, confined as restricted-v2 confines it",
@@ -70,6 +91,7 @@ PROCESSES = (
             _PREFLIGHT + "test_what_is_wrong_is_said_with_what_to_do",
             _PREFLIGHT + "test_the_command_asks_the_cluster_that_oc_is_logged_in_to",
             "tests/deploy/test_preflight_services.py::test_the_database_is_seen_as_it_is",
+            "tests/deploy/test_preflight_services.py::test_the_store_of_limits_is_asked_whether_it_takes_what_is_counted",
             "tests/live/test_before_install.py::test_vllm_knows_its_options_and_serves_its_model",
             "tests/live/test_before_install.py::test_the_running_stacks_own_configuration_passes",
         ),

@@ -20,6 +20,7 @@ VALUES: dict[str, Any] = {
         "organisations": [{"name": "acme", "projects": [{"name": "demo", "all_models": True}]}],
     },
 }
+REDIS_PASSWORD = "open sesame"
 PATH = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
 
@@ -43,11 +44,12 @@ class Cluster:
         keys = {f"identity_{name}.json": (folder / f"{name}.json").read_text() for name in ("private", "public")}
         files = {d["metadata"]["name"]: d["data"] for d in self.rendered if d["kind"] == "ConfigMap"}
         files |= {"tidegate-keys": {"key_pepper": "p" * 32, **keys}, "tidegate-database": {"password": "none"}}
+        files |= {"tidegate-redis": {"password": REDIS_PASSWORD}}
         services = [d["metadata"]["name"] for d in self.rendered if d["kind"] == "Service"]
         self.plan: dict[str, Any] = {
             "image": image(),
             "files": files,
-            "hosts": [*services, "postgres.example.internal"],
+            "hosts": [*services, "postgres.example.internal", "redis.example.internal"],
             "database_port": 5432,
             "steps": [],
         }

@@ -188,6 +188,7 @@ def run(plan: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
 
     `files`: ConfigMaps and Secrets by name. `claims`: folders by the claim's name. `hosts`: names of what is at loopback.
     `image`: `env`, and `paths` it holds. `database_port`: PostgreSQL listens there. `model_port`: the scriptable upstream.
+    `redis_password`: a Redis listens at its usual port.
     A request's `{word}` is a key that an earlier step has printed.
     """
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -196,6 +197,8 @@ def run(plan: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
         database.make("tidegate")
     model = [sys.executable, "-m", "gateway.backends.fake", "--port", str(plan.get("model_port"))]
     upstream = subprocess.Popen(model, stdout=subprocess.DEVNULL) if plan.get("model_port") else None
+    store = ["redis-server", "--save", "", "--dir", str(folder), "--requirepass", plan.get("redis_password", "")]
+    redis = subprocess.Popen(store, stdout=subprocess.DEVNULL) if plan.get("redis_password") else None
     found, word = [], ""
     try:
         for number, step in enumerate(plan["steps"]):
@@ -214,8 +217,9 @@ def run(plan: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             if code:
                 break
     finally:
-        if upstream is not None:
-            upstream.kill()
+        for server in (upstream, redis):
+            if server is not None:
+                server.kill()
         if database is not None:
             database.stop()
     return found

@@ -58,6 +58,7 @@ EJECTIONS = 'tidegate_replica_ejections_total{replica="http://10.0.0.7:8000"}'
 REFUSED_TOKENS = 'tidegate_internal_tokens_refused_total{reason="signature"}'
 CERTIFICATE = 'tidegate_certificate_expires_timestamp_seconds{replica="https://vllm:8000"}'
 WAITING = 'tidegate_waiting_requests{model="m"}'
+AWAY = 'tidegate_limit_store_away{pod="%s"}'
 DAY = 86_400
 CASES = {
     "TidegateFailuresFastBurn": Case(failing(90, 0.08), failing(90, 0.05), "80m"),
@@ -78,6 +79,9 @@ CASES = {
         "25m",
     ),
     "TidegateDatabaseAway": Case(*unusual("tidegate_snapshot_errors_total", calm="0x10 1x20"), "20m"),
+    "TidegateLimitStoreAway": Case(
+        {AWAY % "a": "0x30", AWAY % "b": "0x5 1x25"}, {AWAY % "a": "0x5 1x1 0x23", AWAY % "b": "0x30"}, "10m"
+    ),
     "TidegateCertificateExpiring": Case(
         {CERTIFICATE: f"{13 * DAY}x30"}, {CERTIFICATE: f"{15 * DAY}x30"}, "5m", {"replica": "https://vllm:8000"}
     ),

@@ -100,6 +100,7 @@ def test_a_process_sees_no_secret_but_its_own(name: str) -> None:
         seen = {item["path"] for secret in sources for item in secret["items"]}
         assert ("identity_private.json" in seen) == ("key_pepper" in seen) == (component == "gateway")
         assert ("database_password" in seen) == (component in ("gateway", "knowledge", "agents", "migrations"))
+        assert ("redis_password" in seen) == ("redis_ca.crt" in seen) == (component == "gateway" and name == "ha")
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -130,6 +131,8 @@ def test_a_process_has_longer_than_it_takes_at_most(name: str) -> None:
         ({"gateway": {"autoscaling": {"type": "cpu"}}}, "'/gateway/autoscaling/type'"),
         ({"route": {"host": ""}}, "route.host is not set: the name that callers use"),
         ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name is not set"),
+        ({"redis": {"url": "redis://:secret@redis:6379"}}, "'/redis/url'"),
+        ({"redis": {"url": "redis://redis:6379", "caKey": "ca.crt"}}, "redis.existingSecret is not set"),
     ],
 )
 def test_a_wrong_value_stops_with_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
@@ -154,6 +157,26 @@ def test_several_workers_share_their_limits(tmp_path: Path) -> None:
     config.write_text(configurations(values)["tidegate"])
     settings = load(config).document.settings
     assert settings.limits.store == "shared" and settings.relay.comment_after_s == 5
+
+
+def test_gateways_share_their_limits_where_there_is_a_redis(tmp_path: Path) -> None:
+    peers = [{"ipBlock": {"cidr": "192.0.2.7/32"}}]
+    values = merged(profile("ha"), {"gateway": {"workers": 2}, "redis": {"username": "gateways", "peers": peers}})
+    config = tmp_path / "tidegate.yaml"
+    config.write_text(configurations(values)["tidegate"])
+    limits = load(config).document.settings.limits
+    assert (limits.store, limits.processes) == ("redis", 6), "three pods at the least, of two workers"
+    assert limits.redis.username == "gateways" and str(limits.redis.ca_file) == "/run/secrets/tidegate/redis_ca.crt"
+    out = {d["metadata"]["name"]: d["spec"]["egress"] for d in render(values) if "egress" in d.get("spec", {})}
+    allowed = {
+        name
+        for name, rules in out.items()
+        if {"protocol": "TCP", "port": 6379} in [p for r in rules for p in r["ports"]]
+    }
+    assert allowed == {"tidegate-gateway"}
+    assert {"ports": [{"protocol": "TCP", "port": 6379}], "to": peers} in out["tidegate-gateway"]
+    secrets = {d["metadata"]["name"]: d["spec"]["dataFrom"] for d in render(values) if d["kind"] == "ExternalSecret"}
+    assert secrets["tidegate-redis"] == [{"extract": {"key": "tidegate/redis"}}]
 
 
 def test_nothing_enters_or_leaves_but_what_is_named() -> None:

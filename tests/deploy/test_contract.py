@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.cluster import Cluster, served_well
+from tests.deploy.cluster import REDIS_PASSWORD, Cluster, served_well
 
 pytestmark = [pytest.mark.services, pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["Deployment", "StatefulSet"])
 def test_the_gateway_starts_answers_and_stops(persistent: bool, tmp_path: Path) -> None:
-    site = Cluster(tmp_path, "small", {"gateway": {"journal": {"persistent": persistent}}})
+    redis = {"url": "redis://redis.example.internal:6379", "existingSecret": "tidegate-redis"} if persistent else {}
+    site = Cluster(tmp_path, "small", {"gateway": {"journal": {"persistent": persistent}}, "redis": redis})
+    site.plan |= {"redis_password": REDIS_PASSWORD} if persistent else {}
     config = "--config=/etc/tidegate/tidegate.yaml"
     make_key = ["tidegate", "keys", "create", "--organisation=acme", "--project=demo", "--name=test", config]
     chat = {"model": "llama-8b", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -31,6 +33,7 @@ def test_the_gateway_starts_answers_and_stops(persistent: bool, tmp_path: Path) 
     served_well(gateway)
     (status, body), (_, metrics) = gateway["answers"]
     assert status == 200 and json.loads(body)["usage"]["completion_tokens"] == 2, body
+    assert "tidegate_limit_store_away 0.0" in metrics, "with Redis, too"
     assert 'tidegate_requests_total{model="llama-8b",outcome="ok",path="/v1/chat/completions"} 1.0' in metrics
 
 

@@ -16,7 +16,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from tests.deploy.charts import profile, render
-from tests.stand import Process, free_port, wait_until
+from tests.operations.redis import OwnRedis, own_redis
+from tests.stand import free_port
 from tests.tidegate.store.databases import postgres_database
 from tidegate.cli import app
 from tidegate.config.load import Document
@@ -194,22 +195,33 @@ def test_the_database_is_seen_as_it_is() -> None:
 
 
 @pytest.mark.services
-def test_redis_is_asked_with_its_password(tmp_path: Path) -> None:
-    port = free_port()
-    argv = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--requirepass", "p@ss word"]
-    server = Process([*argv, "--dir", str(tmp_path)], tmp_path / "redis.log")
-    try:
-        wait_until(lambda: services.redis(f"redis://:p%40ss%20word@127.0.0.1:{port}").status is Status.OK, 10, "Redis")
-        for url in (
-            f"redis://127.0.0.1:{port}",
-            f"redis://:wrong@127.0.0.1:{port}/0",
-            "redis://127.0.0.1:9",
-            "redis://:x",
-        ):
-            found = services.redis(url)
-            assert found.status is Status.FAILED and found.remedy and "wrong@" not in found.what
-    finally:
-        server.stop()
+def test_the_store_of_limits_is_asked_whether_it_takes_what_is_counted(tmp_path: Path) -> None:
+    def seen(store: OwnRedis, **settings: Any) -> Finding:
+        limits = {"store": "redis", "redis": {"url": store.url, **settings}}
+        found = services.look(document(tmp_path, [], limits=limits), set(), set())
+        return next(each for each in found if each.check == "limit-store")
+
+    (tmp_path / "password").write_text("open sesame\n")
+    (tmp_path / "wrong").write_text("guessed")
+    password, wrong = ({"password_file": str(tmp_path / name)} for name in ("password", "wrong"))
+    (tmp_path / "replica").mkdir()
+    with own_redis(tmp_path, requirepass="open sesame") as store:
+        assert seen(store, **password).status is Status.OK
+        for settings, said in (({}, "Authentication required"), (wrong, "invalid username-password pair")):
+            found = seen(store, **settings)
+            assert found.status is Status.FAILED and said in found.what and "password" in found.remedy, found
+        assert "No such file" in seen(store, password_file=str(tmp_path / "none")).what
+        primary, login = f"127.0.0.1|{store.port}", {"masterauth": "open sesame"}
+        with own_redis(tmp_path / "replica", replicaof=primary, **login) as replica:
+            found = seen(replica)
+            assert found.status is Status.FAILED and "read only replica" in found.what
+    assert seen(store).status is Status.FAILED and "Connect" in seen(store).what
+    with own_redis(tmp_path, maxmemory_policy="allkeys-lru") as store:
+        found = seen(store)
+        assert found.status is Status.WARNING and "allkeys-lru" in found.what
+    with own_redis(tmp_path, user="default|on|nopass|~{tidegate}:*|+eval|+set") as store:
+        assert seen(store).status is Status.OK, "who may not see the rest is not told"
+        assert seen(store, prefix="other").status is Status.FAILED
 
 
 def test_the_command_looks_at_what_a_configuration_points_to(tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ class GatewaySettings(Stoppable):
         9090, description="Port of /metrics, /healthz and /readyz; keep it off the public network"
     )
     workers: int = Field(
-        1, ge=1, le=32, description="Processes on the public port; more than one needs `limits.store: shared`"
+        1,
+        ge=1,
+        le=32,
+        description="Processes on the public port; more than one needs `limits.store` other than `process`",
     )
     max_body_bytes: int = Field(
         10_485_760, ge=1024, description="Largest request body, unless the project's limit is lower"
@@ -146,11 +149,42 @@ class JournalSettings(Section):
     )
 
 
+class RedisSettings(Section):
+    """A Redis, or Valkey, of yours."""
+
+    url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        pattern=r"^rediss?://([^/?#@:\[\]\s]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/\d{1,5})?$",
+        description="`redis://HOST:PORT/DATABASE`, or `rediss://` for TLS; without a password",
+    )
+    username: str | None = Field(None, description="Its user, where it has several")
+    password_file: Path | None = Field(None, description="File that holds the password")
+    ca_file: Path | None = Field(
+        None, description="Certificates that may have signed the server's; the system's if absent"
+    )
+    prefix: str = Field(
+        "tidegate", pattern=r"^[A-Za-z0-9_.:-]{1,64}$", description="Begins every key; one per installation"
+    )
+
+
 class LimitsSettings(Section):
     """Where limits are counted."""
 
-    store: Literal["process", "shared"] = Field(
-        "process", description="`shared` counts for all workers of this machine together, in shared memory"
+    store: Literal["process", "shared", "redis"] = Field(
+        "process",
+        description="`shared` counts for all workers of this machine, in shared memory; `redis` for all gateways",
+    )
+    redis: RedisSettings = Field(default=RedisSettings(), description="Where that is")
+    timeout_s: Seconds = Field(0.25, description="Longest wait for Redis; then it is away until it answers again")
+    when_away: Literal["share", "refuse"] = Field(
+        "share",
+        description="Without Redis a process allows its `share` of a limit, or those who have a limit are `refuse`d",
+    )
+    processes: int = Field(
+        1, ge=1, le=10_000, description="Least number of processes that share; where more were seen, that many do"
+    )
+    lease_s: float = Field(
+        15, ge=1, le=3600, description="Time after which running requests of a gateway that died no longer count"
     )
 
 

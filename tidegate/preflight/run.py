@@ -29,7 +29,6 @@ class Targets:
     namespace: str = ""
     document: Document | None = None
     vllm_help: str | None = None
-    redis: str = ""
     qdrant: str = ""
 
 
@@ -48,14 +47,12 @@ def look(targets: Targets, api: Cluster | None = None) -> Iterator[Finding]:
         yield from cluster.look(plan, api or CommandLine(), targets.namespace)
         if targets.vllm_help is not None:
             yield vllm.flags(plan.vllm_flags, targets.vllm_help)
-    elif targets.document is None and not targets.redis and not targets.qdrant:
+    elif targets.document is None and not targets.qdrant:
         raise ConfigError("nothing to look at: give --manifests, --config or both")
     if targets.document is not None:
         yield from services.look(
             targets.document, plan.services if plan else set(), plan.vllm_metrics if plan else set()
         )
-    if targets.redis:
-        yield services.redis(targets.redis)
     if targets.qdrant:
         yield services.qdrant(targets.qdrant)
 

@@ -8,12 +8,13 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from sqlalchemy import text
 
 from tidegate.config.load import Document
 from tidegate.config.resources import Replica
+from tidegate.config.settings import RedisSettings
 from tidegate.errors import OperatorError, StoreError
 from tidegate.preflight.finding import Finding, failed, ok, unknown, warning
 from tidegate.preflight.vllm import metrics
@@ -25,8 +26,10 @@ _OLDEST_POSTGRESQL = 14
 
 
 def look(document: Document, chart_services: set[str], vllm_metrics: set[str]) -> Iterator[Finding]:
-    """The database, the collector, and every model server that the install does not bring itself."""
+    """The database, the store of limits, the collector, and every model server that the install does not bring itself."""
     yield asyncio.run(_database(document))
+    if document.settings.limits.store == "redis":
+        yield asyncio.run(_limit_store(document.settings.limits.redis))
     for sink in document.settings.telemetry.sinks:
         if endpoint := sink.options().get("endpoint"):
             yield _door("collector", str(endpoint))
@@ -37,24 +40,6 @@ def look(document: Document, chart_services: set[str], vllm_metrics: set[str]) -
                 yield ok("model-servers", f"{model.name} at {replica.url} is part of the install")
             elif replica.audience is None:
                 yield from _model_server(replica, model.upstream_model or model.name, vllm_metrics)
-
-
-def redis(url: str) -> Finding:
-    """A Redis that plug-ins or applications of yours use."""
-    try:
-        parts = urlsplit(url)
-        with _connected(parts, 6379, secure=parts.scheme == "rediss") as connection:
-            credentials = [unquote(part) for part in (parts.username, parts.password) if part]
-            for command in [["AUTH", *credentials]] * bool(credentials) + [["PING"]]:
-                connection.sendall(_as_command(command))
-                answer = connection.recv(512).decode("latin-1").strip()
-                if not answer.startswith("+"):
-                    return failed(
-                        "redis", f"Redis at {_shown(parts)} says {answer[:100]!r}", "see to its user and password"
-                    )
-    except (OSError, ValueError) as error:
-        return failed("redis", f"Redis at {_shown(urlsplit(url))}: {_reason(error)}", _OUT)
-    return ok("redis", f"Redis at {_shown(parts)} answers")
 
 
 def qdrant(url: str) -> Finding:
@@ -110,6 +95,30 @@ async def _database_of(database: Database) -> Finding:
         "current": "has this version's schema",
     }
     return ok("database", f"{shown} is PostgreSQL {number} and {said[schema]}")
+
+
+async def _limit_store(settings: RedisSettings) -> Finding:
+    from tidegate.store.redis import AWAY, REFUSED, connect  # a fifth of a second that no other command should take
+
+    check = "limit-store"
+    try:
+        client = connect(settings, _PATIENCE_S)
+    except OperatorError as error:
+        return failed(check, error.message, "see to `limits.redis` in the configuration")
+    try:
+        await client.eval("return redis.call('SET', KEYS[1], '', 'PX', 1)", 1, f"{{{settings.prefix}}}:preflight")
+        with contextlib.suppress(*REFUSED):  # who may not see it is not told
+            policy = (await client.info("memory")).get("maxmemory_policy", "noeviction")
+            if policy != "noeviction":
+                remedy = "set maxmemory-policy to noeviction, or what was counted may be dropped"
+                return warning(check, f"{settings.url} drops keys when it is full ({policy})", remedy)
+    except REFUSED as error:
+        return failed(check, f"{settings.url}: {error}", "see to its user, its password and its rules")
+    except AWAY as error:
+        return failed(check, f"{settings.url}: {error}", _OUT)
+    finally:
+        await client.aclose()
+    return ok(check, f"{settings.url} answers and takes what is counted")
 
 
 def _model_server(replica: Replica, model: str, wanted: set[str]) -> Iterator[Finding]:
@@ -171,11 +180,6 @@ def _fetch(url: str, key: str = "") -> str:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - looked at above
     with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
         return bytes(answer.read(_MOST_BYTES)).decode("utf-8", "replace")
-
-
-def _as_command(words: list[str]) -> bytes:
-    coded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(coded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in coded)
 
 
 def _shown(parts: SplitResult) -> str:

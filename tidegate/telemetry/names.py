@@ -65,6 +65,8 @@ WORKERS = Metric("tidegate_workers", "gauge", "Workers that serve, where there a
 WORKERS_LOST = Metric("tidegate_workers_lost", "counter", "Workers that ended by themselves and were started again")
 JOURNAL_UNSHIPPED = Metric("tidegate_journal_unshipped_bytes", "gauge", "Journal bytes not yet in the database")
 JOURNAL_ERRORS = Metric("tidegate_journal_ship_errors", "counter", "Shipments that failed and will be tried again")
+LIMIT_STORE_AWAY = Metric("tidegate_limit_store_away", "gauge", "Processes that count limits without their store")
+LIMITS_ALONE = Metric("tidegate_limits_decided_alone", "counter", "Decisions on limits made without the store")
 SNAPSHOT_ERRORS = Metric("tidegate_snapshot_errors", "counter", "Reloads of resources and keys that failed")
 TOKENS_REFUSED = Metric(
     "tidegate_internal_tokens_refused", "counter", "Calls between services whose token did not hold", ("reason",)

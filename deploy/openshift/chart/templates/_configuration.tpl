@@ -10,7 +10,23 @@ gateway:
   workers: {{ .Values.gateway.workers }}
   drain_delay_s: {{ .Values.gateway.drainDelaySeconds }}
   shutdown_grace_s: {{ .Values.gateway.shutdownGraceSeconds }}
-{{- if gt (int .Values.gateway.workers) 1 }}
+{{- if .Values.redis.url }}
+limits:
+  store: redis
+  processes: {{ mul .Values.gateway.workers (eq .Values.gateway.autoscaling.type "none" | ternary .Values.gateway.replicas .Values.gateway.autoscaling.minReplicas) }}
+  redis:
+    url: {{ .Values.redis.url }}
+    {{- with .Values.redis.username }}
+    username: {{ . }}
+    {{- end }}
+    {{- if and .Values.redis.existingSecret .Values.redis.passwordKey }}
+    password_file: /run/secrets/tidegate/redis_password
+    {{- end }}
+    {{- if .Values.redis.caKey }}
+    {{- if not .Values.redis.existingSecret }}{{ fail "redis.existingSecret is not set: which Secret holds the certificate under redis.caKey?" }}{{ end }}
+    ca_file: /run/secrets/tidegate/redis_ca.crt
+    {{- end }}
+{{- else if gt (int .Values.gateway.workers) 1 }}
 limits:
   store: shared
 {{- end }}

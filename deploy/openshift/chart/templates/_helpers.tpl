@@ -112,6 +112,19 @@ projected:
         items:
           - { key: {{ .root.Values.database.passwordKey }}, path: database_password }
     {{- end }}
+    {{- with .redis }}
+    {{- if .existingSecret }}
+    - secret:
+        name: {{ .existingSecret }}
+        items:
+          {{- with .passwordKey }}
+          - { key: {{ . }}, path: redis_password }
+          {{- end }}
+          {{- with .caKey }}
+          - { key: {{ . }}, path: redis_ca.crt }
+          {{- end }}
+    {{- end }}
+    {{- end }}
     {{- with .files }}
     - secret:
         name: {{ $.root.Values.keys.existingSecret }}
