@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -114,14 +115,16 @@ def pythons() -> dict[str, str]:
     }
 
 
-def take_rows(systems: list[System], rounds: int, scale: float) -> list[dict[str, Any]]:
-    """Interleaved rounds; rows of medians."""
+def take_rows(
+    systems: list[System], rounds: int, scale: float, plan: Sequence[tuple[str, int, int]] = PLAN
+) -> list[dict[str, Any]]:
+    """Interleaved rounds of `plan`'s modes, connections and requests; rows of medians."""
     found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
     for system in systems:  # warm up
         for mode in MODES:
             measure(system, mode, 4, 16)
     for number in range(rounds):
-        for mode, connections, requests in PLAN:
+        for mode, connections, requests in plan:
             for system in systems:
                 if mode == "paced" and system.name in UNPACED:
                     continue
@@ -129,7 +132,7 @@ def take_rows(systems: list[System], rounds: int, scale: float) -> list[dict[str
                 count = max(connections, int(requests * share))
                 found.setdefault((system.name, mode, connections), []).append(measure(system, mode, connections, count))
         print(f"round {number + 1} of {rounds} done", flush=True)
-    every = [(system, mode, connections) for system in systems for mode, connections, _ in PLAN]
+    every = [(system, mode, connections) for system in systems for mode, connections, _ in plan]
     return [row_of(*key, found) for key in every if (key[0].name, *key[1:]) in found]
 
 

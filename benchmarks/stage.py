@@ -107,14 +107,24 @@ class Stage:
         return System("direct", self.upstream_port, None)
 
     def start_tidegate(
-        self, store_url: str, name: str = "tidegate", python: Path | None = None, *, compiled: bool = True
+        self,
+        store_url: str,
+        name: str = "tidegate",
+        python: Path | None = None,
+        *,
+        compiled: bool = True,
+        limits: dict[str, Any] | None = None,
     ) -> System:
-        """`python -m gateway` with the production settings, by this interpreter or another one, compiled or from source."""
+        """`python -m gateway` with the production settings, by this interpreter or another one, compiled or from source.
+
+        `limits` are settings of its limits.
+        """
         folder = self.folder / name
         folder.mkdir()
         port, management_port = free_port(), free_port()
         document = configuration(folder, self.upstream, self.otlp_port, store_url)
         document["settings"]["gateway"] |= {"port": port, "management_port": management_port}
+        document["settings"]["limits"] = limits or {}
         make_keys(folder / "private.json", folder / "public.json")
         owner = document["resources"]["organisations"][0]
         (folder / "pepper").write_bytes(PEPPER)

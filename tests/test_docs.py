@@ -44,6 +44,7 @@ def test_the_tables_of_figures_are_generated_from_the_results() -> None:
     text = performance.DOCUMENT.read_text()
     assert performance.figures() in text
     assert performance.profile() in text
+    assert performance.limits() in text
 
 
 def test_the_benchmark_runs_a_valid_production_configuration(tmp_path: Path) -> None:

@@ -88,8 +88,9 @@ class RedisLimits:
                 async with asyncio.timeout(2 * self._settings.timeout_s):
                     await self._ask("release", self._everybody, name=self._name)
         finally:
-            conversation.cancel()
-            await asyncio.gather(conversation, return_exceptions=True)
+            while not conversation.done():
+                conversation.cancel()  # perhaps not for the first time: on Python 3.11 the client may swallow one
+                await asyncio.wait((conversation,), timeout=0.5)
 
     def admit(self, principal: Principal) -> Awaitable[None] | None:
         """See `ProjectLimits.admit`."""
