@@ -13,15 +13,12 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from redis.asyncio import Redis
 
 from gateway.limits.memory import Buckets
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.config.settings import LimitsSettings
 from tidegate.errors import LimitsAway, OperatorError, TidegateError
-from tidegate.store.redis import AWAY, REFUSED, connect
+from tidegate.store.redis import AWAY, REFUSED, Conversation
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
@@ -29,7 +26,7 @@ from tidegate.types import Principal
 
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 _MOST_AT_ONCE = 500
-_AGAIN_S = 0.5
+_AGAIN_S = 0.3
 _TOGETHER_S = 0.005
 """How long what needs no answer waits for something that does."""
 _ONCE_MORE_S = 0.025
@@ -69,6 +66,7 @@ class RedisLimits:
         self._sent: Sequence[_Question] = ()
         self._wake = asyncio.Event()
         self._is_time_to_renew = False
+        self._reminder: asyncio.Handle = self._loop.call_soon(self._wake.set)
         self._found_at = self._loop.time()
         self._away_since: float | None = None
         metrics.watch(names.LIMIT_STORE_AWAY, lambda: {(): int(self._away_since is not None)})
@@ -88,9 +86,9 @@ class RedisLimits:
                 async with asyncio.timeout(2 * self._settings.timeout_s):
                     await self._ask("release", self._everybody, name=self._name)
         finally:
-            while not conversation.done():
-                conversation.cancel()  # perhaps not for the first time: on Python 3.11 the client may swallow one
-                await asyncio.wait((conversation,), timeout=0.5)
+            conversation.cancel()
+            await asyncio.gather(conversation, return_exceptions=True)
+            self._reminder.cancel()
 
     def admit(self, principal: Principal) -> Awaitable[None] | None:
         """See `ProjectLimits.admit`."""
@@ -161,10 +159,9 @@ class RedisLimits:
 
     def _reserve_alone(self, key: str, slot: str, most: int) -> None:
         self._count_alone()
-        slots = self._slots.setdefault(key, [])
-        if len(slots) >= int(self._share(most)):
+        if len(self._slots.get(key, ())) >= int(self._share(most)):
             raise too_many_at_once(most)
-        slots.append(slot)
+        self._slots.setdefault(key, []).append(slot)
 
     def _count_alone(self) -> None:
         if self._settings.when_away == "refuse":
@@ -196,72 +193,66 @@ class RedisLimits:
 
     async def _try(self) -> None:
         """The first words with the store."""
-        client = connect(self._settings.redis, self._settings.timeout_s)
         try:
-            await self._renew(client)
+            async with Conversation(self._settings.redis, self._settings.timeout_s) as store:
+                await self._renew(store)
         except REFUSED as error:
             raise OperatorError(f"limits.redis: {self._settings.redis.url} refuses us: {error}") from error
         except AWAY as error:
             self._lose(error)
-        finally:
-            await client.aclose()
 
     async def _converse(self) -> None:
         """For ever, whether the store is there or not."""
         while True:
-            client = None
             try:
-                client = connect(self._settings.redis, self._settings.timeout_s)
-                await self._renew(client)
-                self._find()
-                while True:
-                    await self._exchange(client)
+                async with Conversation(self._settings.redis, self._settings.timeout_s) as store:
+                    await self._renew(store)
+                    self._find()
+                    while True:
+                        await self._exchange(store)
             except Exception as error:  # noqa: BLE001 - whatever it is: requests wait for answers
                 self._lose(error)
-            finally:
-                if client is not None:
-                    with suppress(*AWAY):
-                        await client.aclose()
             await asyncio.sleep(_AGAIN_S * random.uniform(0.5, 1.5))
 
-    async def _exchange(self, client: Redis) -> None:
+    async def _exchange(self, store: Conversation) -> None:
         """Has the next questions answered, or waits for some."""
         if self._is_time_to_renew:
-            await self._renew(client)
+            await self._renew(store)
         if not self._questions:
             self._wake.clear()
             await self._wake.wait()
             return
         self._sent, self._questions = self._questions[:_MOST_AT_ONCE], self._questions[_MOST_AT_ONCE:]
-        for question, said in zip(self._sent, await self._decide(client, self._sent), strict=True):
+        for question, said in zip(self._sent, await self._decide(store, self._sent), strict=True):
             if question.answer is not None and not question.answer.done():
                 question.answer.set_result(said)
         self._sent = ()
 
-    async def _renew(self, client: Redis) -> None:
+    async def _renew(self, store: Conversation) -> None:
         """Says what runs here, and hears how many processes there are."""
         held = [_Question("renew", key, 0, slot, None) for key, slots in self._slots.items() for slot in slots]
         held.append(_Question("renew", self._everybody, 0, self._name, None))
         seen = 0
         for first in range(0, len(held), _MOST_AT_ONCE):
-            *_, seen = await self._decide(client, held[first : first + _MOST_AT_ONCE])
+            *_, seen = await self._decide(store, held[first : first + _MOST_AT_ONCE])
         if self._loop.time() - self._found_at < self._settings.lease_s:
             seen = max(seen, self._processes)  # a store that was empty has not heard of everybody yet
         self._processes = max(seen, self._settings.processes)
         self._is_time_to_renew = False
-        self._loop.call_later(self._settings.lease_s / 3, self._remind)
+        self._reminder.cancel()
+        self._reminder = self._loop.call_later(self._settings.lease_s / 3, self._remind)
 
     def _remind(self) -> None:
         self._is_time_to_renew = True
         self._wake.set()
 
-    async def _decide(self, client: Redis, questions: Sequence[_Question]) -> list[int]:
+    async def _decide(self, store: Conversation, questions: Sequence[_Question]) -> list[int]:
         keys = [question.key for question in questions]
         words: list[str | int] = [int(self._settings.lease_s * 1000)]
         for question in questions:
             words += (question.asked, question.number, question.name)
-        answers: Any = await client.eval(_SCRIPT, len(keys), *keys, *words)
-        return list(answers)
+        answers: list[int] = await store.ask("EVAL", _SCRIPT, len(keys), *keys, *words)
+        return answers
 
     def _find(self) -> None:
         """The store answers."""
@@ -274,7 +265,7 @@ class RedisLimits:
         """The store does not answer: who waits for it decides alone. What has to be given back is not forgotten."""
         if self._away_since is None:
             self._away_since = self._loop.time()
-            reason = f"{type(error).__name__}: {error}"[:300]
+            reason = f"{type(error).__name__}: {error}"[:300].removesuffix(": ")
             self._log.write("error", "limit_store_away", reason=reason, when_away=self._settings.when_away)
         unanswered, self._sent, self._questions = [*self._sent, *self._questions], (), []
         for question in unanswered:

@@ -175,7 +175,7 @@ class LimitsSettings(Section):
         description="`shared` counts for all workers of this machine, in shared memory; `redis` for all gateways",
     )
     redis: RedisSettings = Field(default=RedisSettings(), description="Where that is")
-    timeout_s: Seconds = Field(0.25, description="Longest wait for Redis; then it is away until it answers again")
+    timeout_s: Seconds = Field(0.5, description="Longest wait for Redis; then it is away until it answers again")
     when_away: Literal["share", "refuse"] = Field(
         "share",
         description="Without Redis a process allows its `share` of a limit, or those who have a limit are `refuse`d",

@@ -98,26 +98,28 @@ async def _database_of(database: Database) -> Finding:
 
 
 async def _limit_store(settings: RedisSettings) -> Finding:
-    from tidegate.store.redis import AWAY, REFUSED, connect  # a fifth of a second that no other command should take
+    from tidegate.store.redis import (
+        AWAY,
+        REFUSED,
+        Conversation,
+    )  # a fifth of a second that no other command should take
 
     check = "limit-store"
+    script = "return redis.call('SET', KEYS[1], '', 'PX', 1)"
     try:
-        client = connect(settings, _PATIENCE_S)
+        async with Conversation(settings, _PATIENCE_S) as store:
+            await store.ask("EVAL", script, 1, f"{{{settings.prefix}}}:preflight")
+            with contextlib.suppress(*REFUSED):  # who may not see it is not told
+                policy = _line_of(await store.ask("INFO", "memory"), "maxmemory_policy")
+                if policy not in ("", "noeviction"):
+                    remedy = "set maxmemory-policy to noeviction, or what was counted may be dropped"
+                    return warning(check, f"{settings.url} drops keys when it is full ({policy})", remedy)
     except OperatorError as error:
         return failed(check, error.message, "see to `limits.redis` in the configuration")
-    try:
-        await client.eval("return redis.call('SET', KEYS[1], '', 'PX', 1)", 1, f"{{{settings.prefix}}}:preflight")
-        with contextlib.suppress(*REFUSED):  # who may not see it is not told
-            policy = (await client.info("memory")).get("maxmemory_policy", "noeviction")
-            if policy != "noeviction":
-                remedy = "set maxmemory-policy to noeviction, or what was counted may be dropped"
-                return warning(check, f"{settings.url} drops keys when it is full ({policy})", remedy)
     except REFUSED as error:
         return failed(check, f"{settings.url}: {error}", "see to its user, its password and its rules")
     except AWAY as error:
-        return failed(check, f"{settings.url}: {error}", _OUT)
-    finally:
-        await client.aclose()
+        return failed(check, f"{settings.url}: {_reason(error)}", _OUT)
     return ok(check, f"{settings.url} answers and takes what is counted")
 
 
@@ -180,6 +182,11 @@ def _fetch(url: str, key: str = "") -> str:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - looked at above
     with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
         return bytes(answer.read(_MOST_BYTES)).decode("utf-8", "replace")
+
+
+def _line_of(info: bytes, name: str) -> str:
+    lines = info.decode("latin-1").splitlines()
+    return next((line.partition(":")[2] for line in lines if line.startswith(f"{name}:")), "")
 
 
 def _shown(parts: SplitResult) -> str:

@@ -1,8 +1,14 @@
-"""One way to reach Redis, or Valkey."""
+"""One way to reach Redis, or Valkey.
 
-from typing import Any
+redis-py connects, knows TLS, users and errors. Its client above that, with pools, retries and events, is left out: one
+connection with a time limit of ours is all that is needed, and takes three fifths of the CPU.
+"""
 
-from redis.asyncio import Redis
+import asyncio
+import math
+from typing import Any, Self
+
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -15,34 +21,61 @@ from redis.exceptions import (
 from tidegate.config.settings import RedisSettings
 from tidegate.errors import OperatorError
 
-_CONNECT_S = 2.0
 AWAY = (RedisError, OSError)
-"""What a command raises that has no answer."""
+"""What is raised where there is no answer; a time-out, too."""
 REFUSED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
-"""What it raises where waiting does not help."""
+"""What is raised where waiting does not help."""
+_CONNECT_S = 2.0
 
 
-def connect(settings: RedisSettings, timeout_s: float) -> Redis:
-    """A client of one connection, which opens with the first command; `aclose` when done. It tries nothing twice.
+class Conversation:
+    """Questions and answers over one connection, open within `async with`. After any error it is over."""
 
-    Raises:
-        OperatorError: the file with the password cannot be read.
-    """
-    options: dict[str, Any] = {}
-    if settings.ca_file is not None:
-        options["ssl_ca_certs"] = str(settings.ca_file)
-    return Redis.from_url(
-        settings.url,
-        single_connection_client=True,
-        username=settings.username,
-        password=_password(settings),
-        socket_timeout=timeout_s,
-        socket_connect_timeout=max(timeout_s, _CONNECT_S),
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        driver_info=None,
-        **options,
-    )
+    def __init__(self, settings: RedisSettings, timeout_s: float) -> None:
+        """`timeout_s` is the patience with one answer.
+
+        Raises:
+            OperatorError: the file with the password cannot be read.
+        """
+        self._timeout_s = timeout_s
+        options: dict[str, Any] = {"protocol": 2, "driver_info": None, "retry": Retry(NoBackoff(), 0)}
+        if settings.ca_file is not None and settings.url.startswith("rediss:"):
+            options["ssl_ca_certs"] = str(settings.ca_file)
+        pool = ConnectionPool.from_url(
+            settings.url, username=settings.username, password=_password(settings), socket_timeout=None, **options
+        )
+        self._connection = pool.make_connection()  # type: ignore[no-untyped-call]
+
+    async def __aenter__(self) -> Self:
+        try:
+            async with asyncio.timeout(max(_CONNECT_S, self._timeout_s)):
+                await self._connection.connect()
+        except BaseException:
+            await self._connection.disconnect(nowait=True)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.disconnect(nowait=True)
+
+    async def ask(self, *words: str | int) -> Any:
+        """The answer to one command, as redis-py reads it: numbers, bytes, lists of them.
+
+        Raises:
+            RedisError, OSError: there is none; see `AWAY` and `REFUSED`.
+        """
+        async with asyncio.timeout(self._timeout_s):
+            await self._connection.send_packed_command(_packed(words), check_health=False)
+            return await self._connection.read_response(timeout=math.inf)
+
+
+def _packed(words: tuple[str | int, ...]) -> bytes:
+    """In the protocol's form; redis-py's own way takes a third of what a question costs."""
+    pieces = [b"*%d\r\n" % len(words)]
+    for word in words:
+        coded = str(word).encode()
+        pieces.append(b"$%d\r\n%b\r\n" % (len(coded), coded))
+    return b"".join(pieces)
 
 
 def _password(settings: RedisSettings) -> str | None:

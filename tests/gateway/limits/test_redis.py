@@ -144,6 +144,24 @@ def test_a_store_that_comes_back_empty_does_not_make_shares_larger(store: OwnRed
     asyncio.run(_shares(store))
 
 
+async def _idle(store: OwnRedis) -> int:
+    limits = limits_in(store.url, lease_s=1.5)
+    async with limits.running():
+        for _ in range(4):
+            store.kill()
+            await until(lambda: limits._away_since is not None)
+            store.start()
+            await until(lambda: limits._away_since is None)
+        await asyncio.sleep(0.6)
+        store.ask("CONFIG", "RESETSTAT")
+        await asyncio.sleep(2)
+        return int(store.ask("INFO", "commandstats")["cmdstat_eval"]["calls"])
+
+
+def test_who_has_nothing_to_ask_speaks_three_times_a_lease_however_often_it_was_away(store: OwnRedis) -> None:
+    assert 2 <= asyncio.run(_idle(store)) <= 5
+
+
 async def _owed(store: OwnRedis) -> None:
     limits, who = limits_in(store.url, lease_s=60, timeout_s=0.3), principal(concurrent_requests=2)
     async with limits.running():
