@@ -214,14 +214,15 @@ def test_the_store_of_limits_is_asked_whether_it_takes_what_is_counted(tmp_path:
         primary, login = f"127.0.0.1|{store.port}", {"masterauth": "open sesame"}
         with own_redis(tmp_path / "replica", replicaof=primary, **login) as replica:
             found = seen(replica)
-            assert found.status is Status.FAILED and "read only replica" in found.what
+            assert found.status is Status.FAILED and "read only replica" in found.what and "server" in found.remedy
     assert seen(store).status is Status.FAILED and "Connect" in seen(store).what
     with own_redis(tmp_path, maxmemory_policy="allkeys-lru") as store:
         found = seen(store)
         assert found.status is Status.WARNING and "allkeys-lru" in found.what
     with own_redis(tmp_path, user="default|on|nopass|~{tidegate}:*|+eval|+set") as store:
         assert seen(store).status is Status.OK, "who may not see the rest is not told"
-        assert seen(store, prefix="other").status is Status.FAILED
+        found = seen(store, prefix="other")
+        assert found.status is Status.FAILED and "rights of the user" in found.remedy
 
 
 def test_the_command_looks_at_what_a_configuration_points_to(tmp_path: Path) -> None:

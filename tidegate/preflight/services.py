@@ -101,6 +101,7 @@ async def _limit_store(settings: RedisSettings) -> Finding:
     from tidegate.store.redis import (
         AWAY,
         REFUSED,
+        UNWILLING,
         Conversation,
     )  # a fifth of a second that no other command should take
 
@@ -116,8 +117,8 @@ async def _limit_store(settings: RedisSettings) -> Finding:
                     return warning(check, f"{settings.url} drops keys when it is full ({policy})", remedy)
     except OperatorError as error:
         return failed(check, error.message, "see to `limits.redis` in the configuration")
-    except REFUSED as error:
-        return failed(check, f"{settings.url}: {error}", "see to its user, its password and its rules")
+    except UNWILLING as error:
+        return failed(check, f"{settings.url}: {error}", "see to the password, the rights of the user, and the server")
     except AWAY as error:
         return failed(check, f"{settings.url}: {_reason(error)}", _OUT)
     return ok(check, f"{settings.url} answers and takes what is counted")

@@ -16,6 +16,7 @@ from redis.exceptions import (
     AuthenticationWrongNumberOfArgsError,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
 
 from tidegate.config.settings import RedisSettings
@@ -25,6 +26,8 @@ AWAY = (RedisError, OSError)
 """What is raised where there is no answer; a time-out, too."""
 REFUSED = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 """What is raised where waiting does not help."""
+UNWILLING = (ResponseError, *REFUSED)
+"""What is raised where it can be reached, but does not do what it is asked."""
 _CONNECT_S = 2.0
 
 
