@@ -169,7 +169,7 @@ class RedisLimits:
         self._metrics.count(names.LIMITS_ALONE)
 
     def _share(self, most: int) -> float:
-        """What this process may allow alone: together they allow no more than the limit, or one request each."""
+        """What this process may allow alone: if all are alone, no more than the limit together, or one request each."""
         return max(1.0, most / self._processes)
 
     def _key(self, what: str, principal: Principal) -> str:
