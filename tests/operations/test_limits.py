@@ -149,7 +149,7 @@ def test_no_more_than_the_limit_run_whatever_the_order(several: Any, fake: Fake)
 
 
 def test_who_leaves_while_the_store_is_asked_holds_nothing(several: Any, store: OwnRedis) -> None:
-    (gateway,) = several(1, {"concurrent_requests": 1}, timeout_s=20)
+    (gateway,) = several(1, {"concurrent_requests": 1}, timeout_s=20, lease_s=120)
     store.hang()
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
     for _ in range(3):

@@ -114,13 +114,13 @@ def test_a_minute_refills_evenly_and_projects_do_not_meet(store: OwnRedis) -> No
     asyncio.run(_rate(store))
 
 
-@pytest.mark.parametrize("per_minute", [1, 7, 59, 61, 1001])
-def test_a_minute_holds_all_of_its_requests_at_once(store: OwnRedis, per_minute: int) -> None:
+@pytest.mark.parametrize("per_minute", [1, 2, 7, 59, 61])
+def test_a_minute_holds_all_of_its_requests_at_once_and_not_one_more(store: OwnRedis, per_minute: int) -> None:
     async def ask() -> int:
         limits = limits_in(store.url)
         async with limits.running():
             who = principal(requests_per_minute=per_minute)
-            return sum(await asyncio.gather(*(take(limits.admit(who)) for _ in range(per_minute))))
+            return sum(await asyncio.gather(*(take(limits.admit(who)) for _ in range(per_minute + 1))))
 
     assert asyncio.run(ask()) == per_minute
 
@@ -145,21 +145,20 @@ def test_a_store_that_comes_back_empty_does_not_make_shares_larger(store: OwnRed
 
 
 async def _idle(store: OwnRedis) -> int:
-    limits = limits_in(store.url, lease_s=1.5)
+    limits = limits_in(store.url, lease_s=6)
     async with limits.running():
         for _ in range(4):
             store.kill()
             await until(lambda: limits._away_since is not None)
             store.start()
             await until(lambda: limits._away_since is None)
-        await asyncio.sleep(0.6)
         store.ask("CONFIG", "RESETSTAT")
-        await asyncio.sleep(2)
+        await asyncio.sleep(4.5)
         return int(store.ask("INFO", "commandstats")["cmdstat_eval"]["calls"])
 
 
 def test_who_has_nothing_to_ask_speaks_three_times_a_lease_however_often_it_was_away(store: OwnRedis) -> None:
-    assert 2 <= asyncio.run(_idle(store)) <= 5
+    assert 1 <= asyncio.run(_idle(store)) <= 3
 
 
 async def _owed(store: OwnRedis) -> None:
@@ -170,6 +169,7 @@ async def _owed(store: OwnRedis) -> None:
         assert await take(limits.admit(principal(requests_per_minute=9))) == 1 and limits._away_since is not None
         limits.release(who)
         limits.release(who)
+        await asyncio.sleep(1)  # in which it tries in vain
         store.go_on()
         await until(lambda: limits._away_since is None)
         await until(lambda: store.ask("ZCARD", "{tidegate}:running:o:p") == 0)
