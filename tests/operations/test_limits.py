@@ -159,6 +159,7 @@ def test_who_leaves_while_the_store_is_asked_holds_nothing(several: Any, store: 
     store.go_on()
     wait_until(lambda: gateway.chat(max_tokens=1).status_code == 200, 5, "a slot")
     wait_until(lambda: store.ask("ZCARD", RUNNING) == 0, 1, "no slot is held")
+    gateway.process.stop()
 
 
 def test_without_the_store_each_allows_its_share_and_what_runs_counts_when_it_is_back_empty(

@@ -149,7 +149,8 @@ async def _idle(store: OwnRedis) -> int:
     async with limits.running():
         for _ in range(4):
             store.kill()
-            await until(lambda: limits._away_since is not None)
+            await take(limits.admit(principal(requests_per_minute=9)))  # so that it is noticed
+            assert limits._away_since is not None
             store.start()
             await until(lambda: limits._away_since is None)
         store.ask("CONFIG", "RESETSTAT")
