@@ -27,7 +27,7 @@ TidegateError
 │   └── UpstreamMisconfigured   502, it does not accept our credentials
 ├── Overloaded                  503, this process has no room
 │   ├── JournalFull             503, it cannot write down what it would do
-│   ├── LimitsAway          503, it cannot see what others allow
+│   ├── LimitsAway              503, it cannot see what others allow
 │   └── Stopping                503, it is about to end
 ├── ClientGone                  the caller hung up; nothing is sent
 └── OperatorError               the platform team must act
