@@ -281,6 +281,8 @@ def _checked(config: Path) -> Loaded:
         try:
             plugins.config_of(kind, spec)
         except UnknownPlugin as error:
+            if kind == "document_parser" and isinstance(error.__cause__, ModuleNotFoundError):
+                continue  # what reads documents is installed where documents are read, and looked at when that starts
             raise loaded.error(location, error.message) from error
     return loaded
 

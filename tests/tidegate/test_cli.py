@@ -75,6 +75,17 @@ def test_check_names_line_and_nearest_name(folder: Path, old: str, new: str, sai
     assert "Traceback" not in done.stderr
 
 
+def test_the_command_line_of_a_gateway_needs_nothing_of_what_reads_documents(folder: Path) -> None:
+    """The gateway's image has no document parsers' packages, and applies the configuration all the same."""
+    without = "import sys; sys.modules |= dict.fromkeys(('bs4', 'pypdf', 'docx', 'lxml', 'markdown_it')); "
+    argv = [sys.executable, "-c", without + "from tidegate.cli import main; main()"]
+    done = subprocess.run([*argv, "check"], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "is valid" in done.stdout, done.stderr
+    env = os.environ | {"TIDEGATE_KNOWLEDGE__PARSERS": "[{type: htlm}]"}
+    done = subprocess.run([*argv, "check"], cwd=folder, capture_output=True, text=True, timeout=60, env=env)
+    assert done.returncode == 2 and "htlm" in done.stderr, "what does not exist anywhere is still said"
+
+
 def test_commands_before_apply_say_what_to_do(folder: Path) -> None:
     done = tidegate(folder, "usage")
     assert done.returncode == 2 and "run `tidegate apply`" in done.stderr
