@@ -9,7 +9,6 @@ Usage: `python -m benchmarks.limits [--rounds 5]`. Writes benchmarks/results/lim
 import argparse
 import json
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks import performance
@@ -33,7 +32,7 @@ def run(rounds: int) -> dict[str, Any]:
         rows = take_rows([direct, *ours, made.start_vllm_router()], rounds, 1, PLAN)
         for system in ours:
             check_books(system)
-        assert "limit_store_away" not in Path(made.folder / "tidegate-redis.log").read_text()
+        assert "limit_store_away" not in (made.folder / "tidegate-redis.log").read_text()
     return {**circumstances(), "store": store_name, "rounds": rounds, "rows": rows}
 
 

@@ -98,12 +98,8 @@ async def _database_of(database: Database) -> Finding:
 
 
 async def _limit_store(settings: RedisSettings) -> Finding:
-    from tidegate.store.redis import (
-        AWAY,
-        REFUSED,
-        UNWILLING,
-        Conversation,
-    )  # a fifth of a second that no other command should take
+    # Its client takes a fifth of a second, which no other command should.
+    from tidegate.store.redis import AWAY, REFUSED, UNWILLING, Conversation
 
     check = "limit-store"
     script = "return redis.call('SET', KEYS[1], '', 'PX', 1)"
