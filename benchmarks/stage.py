@@ -25,8 +25,9 @@ from tests.stand import COMPILED, Process, free_port, packages_from, wait_until
 from tests.tidegate.store.databases import postgres_database
 from tidegate.config.load import load
 from tidegate.identity import make_keys
+from tidegate.keys import Pepper
 from tidegate.store.database import Database
-from tidegate.store.keys import Pepper, create_key
+from tidegate.store.keys import create_key
 from tidegate.store.resources import apply_resources
 from tidegate.store.usage import usage_by_key
 

@@ -2,7 +2,7 @@
 
 One request, step by step (`pipeline.py` has a verb for each from 2 on):
 
- 1. `Gateway.__call__` gives a hot path straight to the pipeline; FastAPI serves the rest. Both come from `api/routes.py`.
+ 1. `front.py`      gives a hot path straight to the pipeline; FastAPI serves the rest. Both come from `api/routes.py`.
  2. `trace`         join the caller's trace or begin one
  3. `authenticate`  from the headers alone, against the snapshot in memory
  4. `read`          the body once, bounded; only the fields we act on are decoded; from here on a hang-up cancels
@@ -18,21 +18,18 @@ One request, step by step (`pipeline.py` has a verb for each from 2 on):
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Message, Scope, Send
 
 from gateway.api.http import build_http
-from gateway.api.routes import ROUTES
 from gateway.augment import Augmenter
 from gateway.auth.callers import AUDIENCE, Callers
 from gateway.backends.service import ServiceClient
 from gateway.dispatch import Dispatcher
-from gateway.exchange import Exchange, Operation, new_request_id, public_id
+from gateway.front import Gateway
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper, recover_all
 from gateway.limits.interface import ProjectLimits
@@ -49,94 +46,16 @@ from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
 from tidegate import plugins
 from tidegate.config.settings import Settings
-from tidegate.errors import MethodNotAllowed, Overloaded, TidegateError
 from tidegate.identity import Minter, Verifier
-from tidegate.serving.call import Call, header_lines
+from tidegate.keys import read_pepper
 from tidegate.serving.http import management
 from tidegate.store.database import Database
-from tidegate.store.keys import read_pepper
-from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
 
 _SETTLE_S = 5.0
 _FOLD_EVERY_S = 0.25
-HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation is not None}
-
-
-class Gateway:
-    """What answers on the public port."""
-
-    def __init__(
-        self,
-        source: SnapshotSource,
-        pipeline: Pipeline,
-        tools: ToolDoor,
-        http: FastAPI,
-        journal: Journal,
-        metrics: Metrics,
-        *,
-        max_inflight: int,
-    ) -> None:
-        self._source = source
-        self._metrics = metrics
-        self._journal = journal
-        self._max_inflight = max_inflight
-        self.pipeline = pipeline
-        self.tools = tools
-        self.http = http
-        self.http.state.tool_metadata = tools.metadata
-        self.http.state.not_ready = self.not_ready
-        self.stopping = False
-
-    def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
-        """One request. Its path decides, never the Host header."""
-        operation = HOT_PATHS.get(call.path)
-        if operation is None:
-            return self._serve_rest(call)
-        refusal = self._refusal(call.method)
-        if refusal is not None:
-            return self._refuse(call, operation, refusal)
-        return self.pipeline.run(Exchange(call, self._source.current, operation))
-
-    async def _serve_rest(self, call: Call) -> None:
-        request_id, scope = new_request_id(time.time()), call.scope()
-        send = _with_id(scope, call.send, request_id)
-        if (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
-            await self.tools(scope, call.receive, send)
-        else:
-            scope["state"]["request_id"] = request_id
-            await self.http(scope, call.receive, send)
-
-    async def _refuse(self, call: Call, operation: Operation, error: TidegateError) -> None:
-        self._metrics.count(names.REFUSALS, error.error_code or error.type)
-        request_id = new_request_id(time.time())
-        status, headers, body = operation.dialect.render(error)
-        theirs = public_id(call.fields.get(b"x-request-id"), request_id).decode()
-        ids = [("x-request-id", theirs), ("x-tidegate-request-id", request_id)]
-        call.start(status, header_lines([*headers, *ids]), len(body))
-        call.end(body)
-
-    def _refusal(self, method: str) -> TidegateError | None:
-        """Why a request does not even enter the pipeline."""
-        if method != "POST":
-            return MethodNotAllowed(f"{method} is not allowed here; allowed: POST.", allow="POST")
-        if len(self.pipeline.inflight) >= self._max_inflight:
-            return Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
-        return None
-
-    def stop(self) -> None:
-        """From here on the process reports that it is not ready."""
-        self.stopping = True
-
-    def not_ready(self) -> str | None:
-        """Why no request should be sent here; None if all is well."""
-        if self.stopping:
-            return "stopping"
-        if trouble := self._journal.trouble():
-            return f"the usage journal cannot be written: {trouble}"
-        return None if self._source.current.change_id else "no resources have been applied"
 
 
 @asynccontextmanager
@@ -260,22 +179,6 @@ def _dispatcher(parts: _Parts) -> Dispatcher:
         metrics=parts.metrics,
         log=parts.log,
     )
-
-
-def _with_id(scope: Scope, send: Send, request_id: str) -> Send:
-    """`send` that adds the ids of the request, which the pipeline adds by itself."""
-
-    async def add(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            theirs = dict(scope["headers"]).get(b"x-request-id")
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", public_id(theirs, request_id)),
-                (b"x-tidegate-request-id", request_id.encode()),
-            ]
-        await send(message)
-
-    return add
 
 
 async def _settle_rest(pipeline: Pipeline) -> None:

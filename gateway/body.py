@@ -118,12 +118,12 @@ def outgoing(exchange: Exchange) -> Outgoing:
     upload = exchange.upload
     if upload is None:
         length = sum(map(len, exchange.parts))
-        return Outgoing(exchange.path, exchange.parts, exchange.request_id, exchange.stream, length=length)
+        return Outgoing(exchange.path, exchange.parts, exchange.request_id, stream=exchange.stream, length=length)
     return Outgoing(
         exchange.path,
         (upload.head,),
         exchange.request_id,
-        exchange.stream,
+        stream=exchange.stream,
         content_type=exchange.headers[b"content-type"],
         length=upload.length if upload.more else len(upload.head),
         more=upload.pieces() if upload.more else None,

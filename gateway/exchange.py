@@ -280,7 +280,7 @@ class Exchange:
 
 def new_request_id(now: float) -> str:
     """Unique, and in order of time: milliseconds and 80 random bits. Not a secret."""
-    return f"req-{int(now * 1000):011x}{random.getrandbits(80):020x}"
+    return "req-" + (int(now * 1000) << 80 | random.getrandbits(80)).to_bytes(16, "big").hex()[1:]
 
 
 def public_id(theirs: bytes | None, ours: str) -> bytes:

@@ -68,7 +68,10 @@ class Pipeline:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._augmenter = augmenter
-        self._settings = settings
+        self._max_body_bytes = settings.gateway.max_body_bytes
+        self._max_upload_bytes = settings.gateway.max_upload_bytes
+        self._body_timeout_s = settings.gateway.body_timeout_s
+        self._max_request_s = settings.relay.max_request_s
         self._callers = callers
         self._limits = limits
         self._dispatcher = dispatcher
@@ -148,26 +151,26 @@ class Pipeline:
 
     async def read(self, exchange: Exchange) -> None:
         """Reads the body once, within the caller's limits, and the fields we act on; of a form only its beginning."""
-        headers, settings, upload = exchange.headers, self._settings.gateway, exchange.operation.upload
-        most = settings.max_upload_bytes if upload else exchange.known_principal().limits.max_body_bytes
-        most = most or settings.max_body_bytes
+        headers, upload = exchange.headers, exchange.operation.upload
+        most = self._max_upload_bytes if upload else exchange.known_principal().limits.max_body_bytes
+        most = most or self._max_body_bytes
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > most:
             raise BodyTooLarge(f"The body has {int(declared)} bytes; {most} are allowed.")
         began = self._loop.time()
         if upload:
-            exchange.due = began + patience_s(headers, stream=False, most_s=self._settings.relay.max_request_s)
+            exchange.due = began + patience_s(headers, stream=False, most_s=self._max_request_s)
             self._deadlines.add(exchange)
-            await read_form(exchange, most, settings.body_timeout_s)
+            await read_form(exchange, most, self._body_timeout_s)
             return
         check_content_type(headers)
-        exchange.due = began + settings.body_timeout_s
+        exchange.due = began + self._body_timeout_s
         self._deadlines.add(exchange)
         exchange.body = await receive_body(exchange, most)
         exchange.skim = Skim(exchange.body)
         exchange.request = read_request(exchange.body, exchange.skim)
         exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
-        exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._settings.relay.max_request_s)
+        exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._max_request_s)
         self._deadlines.hasten(exchange.due)
         exchange.watch()
 

@@ -21,8 +21,9 @@ from guardrails.engine.policy import build_policy
 from tidegate.config.load import load
 from tidegate.config.settings import StoreSettings
 from tidegate.identity import make_keys
+from tidegate.keys import Pepper
 from tidegate.store.database import Database
-from tidegate.store.keys import Pepper, create_key
+from tidegate.store.keys import create_key
 from tidegate.store.resources import apply_resources
 from tidegate.store.usage import recent_usage
 

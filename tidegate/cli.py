@@ -21,6 +21,7 @@ from tidegate import plugins
 from tidegate.config.load import Document, Loaded, load, plugin_specs, redacted
 from tidegate.errors import ConfigError, OperatorError, UnknownPlugin
 from tidegate.identity import make_keys
+from tidegate.keys import read_pepper
 from tidegate.local.footprint import memory_mb
 from tidegate.local.ingest import Ingest
 from tidegate.local.journeys import walk
@@ -30,7 +31,7 @@ from tidegate.local.traces import as_tree, read_trace
 from tidegate.preflight.finding import Status
 from tidegate.preflight.run import Targets, as_json_text, as_line, look
 from tidegate.store.database import Database
-from tidegate.store.keys import NewKey, create_key, list_keys, read_pepper, revoke_key
+from tidegate.store.keys import NewKey, create_key, list_keys, revoke_key
 from tidegate.store.resources import apply_resources, read_resources
 from tidegate.store.usage import recent_usage, usage_by_key
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidegate.errors import Unauthenticated
-from tidegate.store.keys import KEY_ID, Pepper, key_id_of
+from tidegate.keys import KEY_ID, Pepper, key_id_of
 from tidegate.types import Principal
 
 _NOBODY = "0" * 64

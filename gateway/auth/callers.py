@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from gateway.auth.api_keys import KnownKey, authenticate
 from tidegate.errors import Unauthenticated
 from tidegate.identity import Caller, TokenRefused, Verifier
-from tidegate.store.keys import Pepper
+from tidegate.keys import Pepper
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics

@@ -6,7 +6,6 @@ Headers go up by an allow-list: never cookies, never the caller's credentials.
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.backends.connection import Buffer, Connection, OnQuiet, Patience
@@ -23,18 +22,31 @@ REFUSES_ALL = frozenset({401, 403, 429, *range(500, 600)} - {501})
 """Statuses that are between the gateway and the model server: the caller gets an error of ours."""
 
 
-class Outgoing(NamedTuple):
+class Outgoing:
     """A request as it is sent to a model server."""
 
-    path: str
-    parts: tuple[Buffer, ...]
-    request_id: str
-    stream: bool
-    content_type: bytes = b"application/json"
-    length: int | None = None
-    """Bytes of the whole body; None where nobody knows."""
-    more: AsyncGenerator[bytes, None] | None = None
-    """What comes after `parts`."""
+    __slots__ = ("content_type", "length", "more", "parts", "path", "request_id", "stream")
+
+    def __init__(
+        self,
+        path: str,
+        parts: tuple[Buffer, ...],
+        request_id: str,
+        *,
+        stream: bool,
+        length: int | None,
+        content_type: bytes = b"application/json",
+        more: AsyncGenerator[bytes, None] | None = None,
+    ) -> None:
+        self.path = path
+        self.parts = parts
+        self.request_id = request_id
+        self.stream = stream
+        self.content_type = content_type
+        self.length = length
+        """Bytes of the whole body; None where nobody knows."""
+        self.more = more
+        """What comes after `parts`."""
 
 
 class VllmServer:

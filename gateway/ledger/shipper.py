@@ -57,6 +57,8 @@ class Shipper:
     async def ship(self) -> int:
         """Ships everything written so far; how many bytes of the journal that were.
 
+        What is written meanwhile is left for the next time: running after it would mean a batch for every few rows.
+
         Raises:
             StoreError: the database is away; nothing is lost.
         """
@@ -67,15 +69,15 @@ class Shipper:
             if grown:
                 await asyncio.to_thread(_sync, grown)
             for path in grown:
-                while consumed := await self._next_batch(path):
+                while left[path] and (consumed := await self._next_batch(path)):
                     shipped += consumed
-                    left[path] -= consumed
+                    left[path] = max(0, left[path] - consumed)
             for path in [path for each in listed for path in each[:-1]]:  # the last one is being written
                 if not self._segments[path].open:
                     path.unlink()
                     del self._segments[path], left[path]  # with a torn line, if there is one
         finally:
-            self._metrics.set(names.JOURNAL_UNSHIPPED, max(0, sum(left.values())))
+            self._metrics.set(names.JOURNAL_UNSHIPPED, sum(left.values()))
         return shipped
 
     async def ship_rest(self) -> None:

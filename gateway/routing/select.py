@@ -5,17 +5,19 @@ The least used breaks a tie.
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from gateway.routing.interfaces import Filter, Scorer
 from gateway.routing.replicas import ReplicaState
 
 
-class Pick(NamedTuple):
+class Pick:
     """The chosen replica and why."""
 
-    replica: ReplicaState
-    reason: str
+    __slots__ = ("reason", "replica")
+
+    def __init__(self, replica: ReplicaState, reason: str) -> None:
+        self.replica = replica
+        self.reason = reason
 
 
 class Selector:

@@ -8,7 +8,8 @@ import asyncio
 import os
 import socket
 
-from gateway.app import Gateway, build
+from gateway.app import build
+from gateway.front import Gateway
 from gateway.place import Place
 from tidegate.config.settings import Settings
 from tidegate.errors import OperatorError

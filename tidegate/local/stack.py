@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 from tidegate.config.load import Document, Loaded
 from tidegate.config.resources import McpServer, Model, Replica, Resources
 from tidegate.errors import ConfigError
+from tidegate.keys import read_pepper
 from tidegate.local.model_server import ModelServer
 from tidegate.local.processes import Part, PartFailed, answers, stop_all, wait_for
 from tidegate.local.steps import Steps
 from tidegate.store.database import Database
-from tidegate.store.keys import create_key, read_pepper
+from tidegate.store.keys import create_key
 from tidegate.store.resources import apply_resources
 
 STATE = Path(".tidegate")

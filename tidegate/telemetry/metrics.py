@@ -41,7 +41,8 @@ class Metrics:
         self._children: dict[tuple[str, ...], Child] = {}
         self._watched: dict[Metric, Callable[[], Mapping[tuple[str, ...], float]]] = {}
         self._shown: dict[Metric, set[tuple[str, ...]]] = {}
-        self._counted: dict[tuple[Metric, tuple[str, ...]], float] = {}
+        self._counted: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
+        """Each in a list of its own, so that it is looked up once."""
         self._observed: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
 
     def _make(self, metric: Metric) -> Child:
@@ -66,12 +67,12 @@ class Metrics:
     def count(self, metric: Metric, *labels: str, by: float = 1) -> None:
         """Adds to a counter."""
         key = (metric, labels)
-        before = self._counted.get(key)
-        if before is None:
+        counted = self._counted.get(key)
+        if counted is None:
             if len(self._counted) >= _MOST_VALUES:
                 self.fold()
-            before = 0
-        self._counted[key] = before + by
+            counted = self._counted[key] = [0.0]
+        counted[0] += by
 
     def observe(self, metric: Metric, value: float, *labels: str) -> None:
         """Adds an observation to a histogram."""
@@ -87,7 +88,7 @@ class Metrics:
         """Adds what was counted since the last time to the registry."""
         counted, self._counted = self._counted, {}
         observed, self._observed = self._observed, {}
-        for (metric, labels), by in counted.items():
+        for (metric, labels), (by,) in counted.items():
             self._child(metric, labels).inc(by)  # type: ignore[union-attr]
         for (metric, labels), seen in observed.items():
             _add(self._child(metric, labels), seen)

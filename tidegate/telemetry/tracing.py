@@ -21,6 +21,8 @@ from tidegate.errors import TidegateError
 from tidegate.telemetry import names
 
 _NO_PARENT = Context()
+_NOT_ZERO = 1 << 64 | 1
+"""In both ids, as the standard wants."""
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]{0,64})?")
 
 
@@ -92,7 +94,8 @@ def traceparent(span: Span) -> bytes:
 
 def unsampled_traceparent() -> bytes:
     """The header of a new trace that nobody records."""
-    return b"00-%032x-%016x-00" % (random.getrandbits(128) | 1, random.getrandbits(64) | 1)
+    ids = (random.getrandbits(192) | _NOT_ZERO).to_bytes(24, "big").hex()
+    return f"00-{ids[:32]}-{ids[32:]}-00".encode()
 
 
 def fail(span: Span, code: str) -> None:

@@ -8,18 +8,24 @@ _LARGE_BYTES, _MANY = 16_384, 1000
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_long_texts", "_pieces", "_raw")
+    __slots__ = ("_long_texts", "_pieces", "_plain", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         large = len(raw) >= _LARGE_BYTES
-        self._pieces = _split(raw) if large else raw.split(b'"')
+        self._plain = not large and b"\\" not in raw
+        """Small and without escapes, as nearly all are: looking at all of it is the least."""
+        self._pieces = _split(raw) if large else [] if self._plain else raw.split(b'"')
         self._long_texts = large and len(self._pieces) <= _MANY
         """So that looking at each piece's end is less than looking at all of `raw`."""
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
-        if b"\\" in self._raw and any(piece.endswith(b"\\") for piece in self._pieces):
+        if self._plain:
+            if self._raw.count(b"{") + self._raw.count(b"[") <= depth:
+                return False
+            outside = b"".join(self._raw.split(b'"')[::2])
+        elif b"\\" in self._raw and any(piece.endswith(b"\\") for piece in self._pieces):
             outside = self._raw  # a quote may be part of a text, so nobody knows which piece is
         else:
             outside = b"".join(self._pieces[::2])
@@ -27,11 +33,13 @@ class Skim:
 
     def may_repeat(self, name: bytes) -> bool:
         """False only if no two strings or names are `name`, however they are spelled."""
+        if self._plain:
+            return self._raw.count(b'"%s"' % name) > 1
         return self._pieces.count(name) > 1 or self._may_disguise(6 * len(name))
 
     def may_have_names_ending_in(self, suffix: bytes) -> bool:
         """False only if no string or name ends in `suffix`, however it is spelled."""
-        if self._may_disguise(6 * len(suffix)):
+        if not self._plain and self._may_disguise(6 * len(suffix)):
             return True
         if self._long_texts:
             return any(piece.endswith(suffix) for piece in self._pieces)

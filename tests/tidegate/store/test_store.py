@@ -15,10 +15,11 @@ from tests.tidegate.store.databases import BOTH, database_of
 from tidegate.config.resources import Resources
 from tidegate.config.settings import StoreSettings
 from tidegate.errors import StoreError
+from tidegate.keys import Pepper
 from tidegate.store.changes import latest_change
 from tidegate.store.database import Database
 from tidegate.store.kept import KeptConnection
-from tidegate.store.keys import Pepper, create_key, list_keys, revoke_key
+from tidegate.store.keys import create_key, list_keys, revoke_key
 from tidegate.store.resources import apply_resources, read_resources
 from tidegate.store.tables import metadata, usage
 from tidegate.store.usage import insert_usage, recent_usage, usage_by_key

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.errors import ConfigError
-from tidegate.store.keys import Pepper, checksum, key_id_of, read_pepper
+from tidegate.keys import Pepper, checksum, key_id_of, read_pepper
 
 SECRET = "a" * 32
 TOKEN = f"tg-abcdefghijkl-{SECRET}{checksum('abcdefghijkl' + SECRET)}"
@@ -41,5 +41,7 @@ def test_a_short_or_missing_pepper_is_refused(tmp_path: Path) -> None:
         read_pepper(tmp_path / "short")
 
 
-def test_a_digest_is_hmac_sha_256() -> None:
-    assert Pepper(b"a" * 32).digest(TOKEN) == hmac.digest(b"a" * 32, TOKEN.encode(), "sha256").hex()
+@pytest.mark.parametrize("length", [32, 63, 64, 65, 200])
+def test_a_digest_is_hmac_sha_256(length: int) -> None:
+    secret = bytes(range(length))
+    assert Pepper(secret).digest(TOKEN) == hmac.digest(secret, TOKEN.encode(), "sha256").hex()
