@@ -6,7 +6,6 @@ Streaming and non-streaming take the same stages. Whatever happens, `settle` run
 import asyncio
 from collections.abc import Callable
 
-import msgspec
 from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
@@ -314,9 +313,10 @@ def _refuse_token_answers(request: GenerateRequest, policy: Policy) -> None:
 
 def _refuse_token_prompt(request: GenerateRequest | None) -> None:
     """A prompt of token ids cannot be read by a guardrail, so it does not pass one."""
-    for name in ("prompt", "input"):
-        value = getattr(request, name, UNSET)
-        if isinstance(value, msgspec.Raw) and bytes(value).lstrip(b" \t\r\n[")[:1].isdigit():
+    if request is None:
+        return
+    for name, value in (("prompt", request.prompt), ("input", request.input)):
+        if value is not UNSET and bytes(value).lstrip(b" \t\r\n[")[:1].isdigit():
             raise InvalidRequest("Send text: token ids cannot be screened.", param=name)
 
 

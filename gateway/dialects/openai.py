@@ -205,10 +205,10 @@ def read_usage(usage: WireUsage) -> Usage:
     """The model server's own numbers."""
     details = usage.prompt_tokens_details
     return Usage(
-        input_tokens=plausible((usage.total_tokens if usage.prompt_tokens is None else usage.prompt_tokens) or 0),
-        output_tokens=plausible(usage.completion_tokens or 0),
-        cached_tokens=plausible((details.cached_tokens or 0) if details else 0),
-        source=UsageSource.REPORTED,
+        plausible((usage.total_tokens if usage.prompt_tokens is None else usage.prompt_tokens) or 0),
+        plausible(usage.completion_tokens or 0),
+        plausible((details.cached_tokens or 0) if details else 0),
+        UsageSource.REPORTED,
     )
 
 

@@ -22,7 +22,7 @@ class Skim:
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
         if self._plain:
-            if self._raw.count(b"{") + self._raw.count(b"[") <= depth:
+            if len(self._raw.translate(None, _NO_OPENINGS)) <= depth:
                 return False
             outside = b"".join(self._raw.split(b'"')[::2])
         elif b"\\" in self._raw and any(piece.endswith(b"\\") for piece in self._pieces):
