@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
     """Sends one request at a time and hands out its answer."""
 
     __slots__ = (
-        "_asked", "_between", "_body_bytes", "_deadlines", "_head_bytes", "_keep_alive", "_limit", "_loop", "_moved", "_on_quiet",
+        "_between", "_body_bytes", "_deadlines", "_head_bytes", "_keep_alive", "_limit", "_loop", "_moved", "_on_quiet",
         "_parser", "_patience", "_paused", "_quiet", "_transport", "_waiter", "_write_paused", "chunks", "complete", "due",
         "error", "headers", "idle_since", "on_body", "on_frame", "status",
     )  # fmt: skip
@@ -57,9 +57,6 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        """Of one answer after the other; gone with the socket, for it holds this object."""
-        self._asked = False
-        """An answer is expected, or has yet to be released."""
         self._paused = self._keep_alive = self._moved = self._quiet = self._write_paused = False
         self._patience = Patience(0, 0)
         self._on_quiet: OnQuiet | None = None
@@ -98,13 +95,11 @@ class Connection(asyncio.Protocol):
         """
         if self.is_closing:
             raise UpstreamBroken("the model server closed the connection")
-        self.status, self.headers = 0, {}
-        self.chunks.clear()
+        self.status, self.headers, self.chunks = 0, {}, []
+        self.on_body = self.chunks.append
         self.complete, self.error, self._moved = False, None, False
         self._head_bytes = self._body_bytes = 0
-        self._asked = True
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
         self._patience, self._on_quiet, self.on_frame, self._between = patience, on_quiet, None, False
         self._wait_at_most(patience.first_s, quiet_for_s)
         self._deadlines.add(self)
@@ -225,9 +220,9 @@ class Connection(asyncio.Protocol):
         """Ends the exchange; whether the connection may be used again."""
         self._deadlines.remove(self)
         self._on_quiet = self.on_frame = None
-        if not self.complete or self.error is not None or self.is_closing or not self._asked:
+        if not self.complete or self.error is not None or self.is_closing or self._parser is None:
             return False
-        self._asked = False
+        self._parser = None
         assert self._transport is not None  # noqa: S101 - or it would be closing
         return self._keep_alive and not self._transport.get_write_buffer_size()  # an answer may come before all is sent
 
@@ -266,7 +261,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
         parser = self._parser
-        if parser is None or self.complete or not self._asked:
+        if parser is None or self.complete:
             self.close()  # nobody asked for this
             return
         if self._between and self._is_awaited and self._pass_frame(data):
@@ -316,12 +311,17 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
         self._deadlines.remove(self)
-        self._transport = self._parser = None
-        if self._asked and not self.complete and self.error is None:
+        self._transport = None
+        if self._parser is not None and not self.complete and self.error is None:
             self._ended_by_close()
         self._wake()
 
     # -- httptools callbacks --------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Nothing may come behind an answer: nobody has asked for it, and it must not end up in this answer or the next."""
+        if self.complete:
+            raise UpstreamBroken("the model server sent more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One response header."""

@@ -1,7 +1,11 @@
-"""The shortcut of paced streams: a whole HTTP chunk passes without waking the reader, but never before what he holds."""
+"""One answer per request, and the shortcut of paced streams: a whole HTTP chunk passes without waking the reader, but never
+before what he holds.
+"""
 
 import asyncio
 from typing import Any
+
+import pytest
 
 from gateway.backends.connection import Connection, Patience
 from gateway.deadlines import Deadlines
@@ -88,5 +92,22 @@ def test_what_is_not_exactly_one_chunk_at_the_right_place_is_parsed() -> None:
         reader = await waiting(connection)
         connection.data_received(framed(SECOND))
         assert await reader == [SECOND] and offered == [], "one that came in two does not say where it ended"
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("more", [b"H", b"HTTP/1.1 500 No\r\ncontent-length: 5\r\n\r\nother", b"garbage"])
+def test_what_comes_behind_an_answer_is_in_neither_this_one_nor_the_next(more: bytes) -> None:
+    async def work() -> None:
+        closed: list[str] = []
+        transport = Transport()
+        transport.abort = lambda: closed.append("abort")  # type: ignore[attr-defined]
+        connection = Connection(asyncio.get_running_loop(), Deadlines())
+        connection.connection_made(transport)  # type: ignore[arg-type]
+        connection.send((b"x",), Patience(10, 10))
+        connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmine" + more)
+        await connection.head()
+        assert connection.status == 200 and await connection.read_all(100) == b"mine"
+        assert closed == ["abort"], "so that it is not used again"
 
     asyncio.run(work())
