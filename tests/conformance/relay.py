@@ -49,6 +49,7 @@ RELAY = (
             _RELAY + "test_a_connection_closed_before_the_answer_is_not_tried_for_ever",
             _FAULTS + "test_fault_dead_pooled_connection",
             _FAULTS + "test_a_connection_on_which_a_body_was_left_unsent_is_not_used_again",
+            _FAULTS + "test_fault_more_than_one_answer",
         ),
     ),
     Requirement(

@@ -194,6 +194,20 @@ def test_fault_dead_pooled_connection(stand: Stand, own_gateway: Any) -> None:
     assert [line["tried"] for line in gateway.log_lines("request")] == [None] * 4
 
 
+def test_fault_more_than_one_answer(stand: Stand, own_gateway: Any) -> None:
+    gateway = own_gateway([stand.bad.url])
+    other = json_steps({"choices": [{"index": 0, "message": {"content": "of somebody else"}}]})
+    for form in ("whole", "stream"):
+        for behind in (other[0]["send"], "HTTP/1.1 200"):
+            stand.bad.script("twice", {"send": "".join(step["send"] for step in GOOD[form]) + behind})
+            for _ in range(3):
+                answer = gateway.chat(stream=form == "stream", fake_script="twice")
+                assert answer.status_code == 200 and "good" in answer.text and "somebody" not in answer.text
+                assert "tok" in gateway.chat(max_tokens=1).text
+    assert {line["outcome"] for line in gateway.log_lines("request")} == {"ok"}
+    assert [line["tried"] for line in gateway.log_lines("request")] == [None] * 24
+
+
 def test_fault_upstream_restarts(stand: Stand, own_gateway: Any) -> None:
     health = {"eject_for_s": 0.2, "slow_start_s": 0.1}
     gateway = own_gateway([stand.bad.url, stand.good.url], settings={"routing": {"health": health}})
