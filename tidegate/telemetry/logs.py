@@ -31,11 +31,14 @@ class JsonLog:
         weight = _LEVELS[level]
         if weight < self._least:
             return
-        head = {"at": int(time.time() * 1000) / 1000, "level": level, "service": self._service, "event": event}
-        line = self._encode(head)
-        if fields:
-            line = line[:-1] + b"," + self._encode(fields)[1:]  # cheaper than one dictionary of both
-        line += b"\n"
+        fields = {
+            "at": int(time.time() * 1000) / 1000,
+            "level": level,
+            "service": self._service,
+            "event": event,
+            **fields,
+        }
+        line = self._encode(fields) + b"\n"
         if self._gathered is None:
             self._write(line)
         else:

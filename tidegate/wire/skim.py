@@ -8,12 +8,13 @@ _LARGE_BYTES, _MANY = 16_384, 1000
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_long_texts", "_pieces", "_plain", "_raw")
+    __slots__ = ("_escaped", "_long_texts", "_pieces", "_plain", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         large = len(raw) >= _LARGE_BYTES
-        self._plain = not large and b"\\" not in raw
+        self._escaped = b"\\" in raw
+        self._plain = not large and not self._escaped
         """Small and without escapes, as nearly all are: looking at all of it is the least."""
         self._pieces = _split(raw) if large else [] if self._plain else raw.split(b'"')
         self._long_texts = large and len(self._pieces) <= _MANY
@@ -21,14 +22,11 @@ class Skim:
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
-        if self._plain:
-            if len(self._raw.translate(None, _NO_OPENINGS)) <= depth:
-                return False
-            outside = b"".join(self._raw.split(b'"')[::2])
-        elif b"\\" in self._raw and any(piece.endswith(b"\\") for piece in self._pieces):
-            outside = self._raw  # a quote may be part of a text, so nobody knows which piece is
-        else:
-            outside = b"".join(self._pieces[::2])
+        if self._plain and len(self._raw.translate(None, _NO_OPENINGS)) <= depth:
+            return False
+        pieces = self._raw.split(b'"') if self._plain else self._pieces
+        unclear = self._escaped and any(piece.endswith(b"\\") for piece in pieces)  # a quote may be part of a text
+        outside = self._raw if unclear else b"".join(pieces[::2])
         return len(outside.translate(None, _NO_OPENINGS)) > depth
 
     def may_repeat(self, name: bytes) -> bool:
@@ -39,7 +37,7 @@ class Skim:
 
     def may_have_names_ending_in(self, suffix: bytes) -> bool:
         """False only if no string or name ends in `suffix`, however it is spelled."""
-        if not self._plain and self._may_disguise(6 * len(suffix)):
+        if self._may_disguise(6 * len(suffix)):
             return True
         if self._long_texts:
             return any(piece.endswith(suffix) for piece in self._pieces)
@@ -47,7 +45,7 @@ class Skim:
 
     def _may_disguise(self, length: int) -> bool:
         """Whether the last `length` bytes of any string have an escape that may stand for a plain character."""
-        if b"\\" not in self._raw:
+        if not self._escaped:
             return False
         if len(self._pieces) > _MANY:
             return b"\\u00" in self._raw
