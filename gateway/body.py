@@ -124,7 +124,7 @@ def outgoing(exchange: Exchange) -> Outgoing:
         (upload.head,),
         exchange.request_id,
         stream=exchange.stream,
-        content_type=exchange.headers[b"content-type"],
+        content_type=upload.content_type,
         length=upload.length if upload.more else len(upload.head),
         more=upload.pieces() if upload.more else None,
     )

@@ -27,6 +27,8 @@ class Upload(Protocol):
     """A form on its way; see `gateway/upload.py`."""
 
     head: bytes
+    content_type: bytes
+    """As it goes upstream."""
     more: bool
     begun: bool
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.backends.service import ServiceAnswer, ServiceClient, ServiceRequest, ServiceStream
+from gateway.forms import boundary_of, content_type_of
 from gateway.limits.interface import ProjectLimits
 from gateway.snapshot import Snapshot
 from guardrails.engine.policy import screen_off_loop
@@ -220,12 +221,9 @@ def _path(request: Request, template: str) -> str:
 
 
 def _form_type(request: Request) -> bytes:
-    """The content type of an upload, which names the boundary.
+    """The content type of an upload as the knowledge service gets it: the boundary, and nothing else of the client's.
 
     Raises:
-        UnsupportedMediaType: not a form.
+        UnsupportedMediaType: not a form in UTF-8.
     """
-    value = request.headers.get("content-type", "")
-    if not value.lower().startswith("multipart/form-data") or not value.isprintable() or len(value) > 300:
-        raise UnsupportedMediaType("Send the file as multipart/form-data.")
-    return value.encode("latin-1")
+    return content_type_of(boundary_of(request.headers.get("content-type", "").encode("latin-1")))

@@ -1,124 +1,23 @@
 """A form with a file on its way to a model server: checked as it passes, never held whole.
 
-The form is parsed beside the stream, with the parser that vLLM's own framework uses, so that both see the same fields. Its
-beginning is held until the field `model` is there, since only then it is known where it goes and whether it may.
+The form is read beside the stream, see `forms.py`. Its beginning is held until the field `model` is there, since only then it
+is known where it goes and whether it may.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-
 from gateway.exchange import Exchange
+from gateway.forms import Form, boundary_of, content_type_of
 from guardrails.engine.policy import Policy
-from guardrails.engine.requests import Refused
-from guardrails.engine.texts import screen_text
-from tidegate.errors import BodyTooLarge, ClientGone, InvalidRequest, UnsupportedMediaType
+from tidegate.errors import BodyTooLarge, ClientGone, InvalidRequest
 from tidegate.wire.openai import GenerateRequest
 
 HEAD_BYTES = 1_048_576
 """How much of a form may come before its field `model`."""
-_FIELD_BYTES = 65_536
-_MAX_PARTS = 64
-
-
-class Form:
-    """What a multipart form says, as far as it has been fed. Texts of fields are kept, files are not."""
-
-    def __init__(self, boundary: bytes, policy: Policy) -> None:
-        self.boundary = boundary
-        self.fields: dict[str, str] = {}
-        self.ended = False
-        self._policy = policy
-        self._parts = 0
-        self._header_name, self._header_value = b"", b""
-        self._name: str | None = None
-        self._is_file = False
-        self._value = b""
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_headers_finished": self._on_headers_finished,
-                "on_part_data": self._on_part_data,
-                "on_part_end": self._on_part_end,
-                "on_end": self._on_end,
-            },
-        )
-
-    def feed(self, data: bytes) -> None:
-        """Reads on.
-
-        Raises:
-            InvalidRequest: not a form, or one that vLLM might read in another way.
-            Refused: a guardrail refuses a field.
-        """
-        try:
-            self._parser.write(data)
-        except FormParserError as error:
-            raise InvalidRequest("The body is not a valid form (multipart/form-data).") from error
-
-    def finish(self) -> None:
-        """Call at the end of the body.
-
-        Raises:
-            InvalidRequest: the form has not ended.
-        """
-        if not self.ended:
-            raise InvalidRequest("The form ends too early.")
-
-    def _on_part_begin(self) -> None:
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise InvalidRequest(f"The form has more than {_MAX_PARTS} fields.")
-        self._name, self._is_file, self._value = None, False, b""
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header_name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header_value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
-            _, options = parse_options_header(self._header_value)
-            self._name = options.get(b"name", b"").decode("utf-8", "replace")
-            self._is_file = b"filename" in options
-        self._header_name, self._header_value = b"", b""
-
-    def _on_headers_finished(self) -> None:
-        if not self._name:
-            raise InvalidRequest("A field of the form has no name.")
-        if self._name in ("model", "stream") and (self._is_file or self._name in self.fields):
-            raise InvalidRequest(f"The form must have one field {self._name!r}, which is a text.", param=self._name)
-
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._is_file:
-            return
-        self._value += data[start:end]
-        if len(self._value) > _FIELD_BYTES:
-            raise InvalidRequest(f"A field of the form is longer than {_FIELD_BYTES} bytes.", param=self._name)
-
-    def _on_part_end(self) -> None:
-        if self._is_file or self._name is None:
-            return
-        try:
-            text = self._value.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidRequest("A field of the form is not UTF-8.", param=self._name) from error
-        screened = screen_text(self._policy, text, "input")
-        if screened.verdicts:  # nothing can be changed in what has partly gone already
-            refusal = screened.refusal or "A field of the form holds what this project's policy would mask."
-            raise Refused(refusal, screened.verdicts)
-        self.fields[self._name] = text
-
-    def _on_end(self) -> None:
-        self.ended = True
+_STREAM = {"1": True, "on": True, "t": True, "true": True, "y": True, "yes": True}
+_STREAM |= {"": False, "0": False, "off": False, "f": False, "false": False, "n": False, "no": False}
+"""How vLLM reads a boolean of a form."""
 
 
 class Upload:
@@ -130,7 +29,9 @@ class Upload:
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._size = self._head_bytes = 0
-        self._form = Form(_boundary(exchange.headers.get(b"content-type", b"")), policy)
+        boundary = boundary_of(exchange.headers.get(b"content-type", b""))
+        self._form = Form(boundary, policy)
+        self.content_type = content_type_of(boundary)
         self.more = True
         """Something comes after `head`."""
         self.deadline = exchange.due
@@ -154,21 +55,12 @@ class Upload:
         self._head_bytes = len(self.head)
         if "model" not in self._form.fields:
             raise InvalidRequest("The form has no field `model`.", param="model")
-        stream = self._form.fields.get("stream", "").lower() in ("true", "1", "on", "yes")
-        return GenerateRequest(model=self._form.fields["model"], stream=stream)
+        return GenerateRequest(model=self._form.fields["model"], stream=_streams(self._form.fields))
 
     def rename(self, model: str) -> None:
-        """Puts another model's name into the head.
-
-        Raises:
-            InvalidRequest: its field is written in a way that cannot be changed.
-        """
-        field = rb'name="?model"?[ \t]*\r\n(?:[^\r\n]+\r\n)*\r\n(.*?)\r\n--' + re.escape(self._form.boundary)
-        for found in re.finditer(field, self.head, re.DOTALL):
-            if found[1].decode("utf-8", "replace") == self._form.fields["model"]:
-                self.head = self.head[: found.start(1)] + model.encode() + self.head[found.end(1) :]
-                return
-        raise InvalidRequest("The field `model` of the form cannot be read.", param="model")
+        """Puts another model's name into the head."""
+        begin, end = self._form.model_at
+        self.head = self.head[:begin] + model.encode() + self.head[end:]
 
     @property
     def length(self) -> int | None:
@@ -209,6 +101,7 @@ class Upload:
         self.more = bool(message["more_body"])
         if not self.more:
             self._form.finish()
+            _streams(self._form.fields)  # which may stand after the file
         return data
 
 
@@ -226,9 +119,13 @@ async def read_form(exchange: Exchange, most_bytes: int, patience_s: float) -> N
         upload.end()
 
 
-def _boundary(content_type: bytes) -> bytes:
-    kind, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not 0 < len(boundary) <= 70:
-        raise UnsupportedMediaType("Send the audio as a form: multipart/form-data with a boundary.")
-    return boundary
+def _streams(fields: dict[str, str]) -> bool:
+    """Whether the field `stream` asks for a stream.
+
+    Raises:
+        InvalidRequest: a model server might read it in another way.
+    """
+    found = _STREAM.get(fields.get("stream", "").lower())
+    if found is None:
+        raise InvalidRequest("`stream` must be true or false.", param="stream")
+    return found

@@ -3,6 +3,7 @@
 from tests.conformance.requirements import Requirement
 
 _DISCOVERY = "tests/operations/test_discovery.py::"
+_DOCUMENTS = "tests/gateway/api/test_documents.py::"
 _FAULTS = "tests/operations/test_faults.py::"
 _GUARD = "tests/gateway/test_guardrail.py::"
 _LEAVES = "tests/operations/test_cancellation.py::"
@@ -122,6 +123,22 @@ RELAY = (
             _SURFACE + "test_a_card_number_does_not_leave_in_a_whole_message",
             _SURFACE + "test_anthropics_header_carries_the_key",
             _SURFACE + "test_the_key_in_anthropics_header_never_goes_on",
+        ),
+    ),
+    Requirement(
+        "relay.one-reading",
+        "RFC 7578",
+        "A form is read as the model server reads it, or refused: charset, names, padding, guarded fields",
+        (
+            _UPLOAD + "test_a_form_is_utf_8_and_nothing_else",
+            _UPLOAD + "test_the_content_type_goes_upstream_in_one_form_only",
+            _UPLOAD + "test_a_form_that_parsers_may_read_differently_is_refused",
+            _UPLOAD + "test_nothing_stands_around_a_form",
+            _UPLOAD + "test_guarded_fields_are_guarded_in_forms_too",
+            _UPLOAD + "test_what_common_clients_send_is_passed_on",
+            _UPLOAD + "test_a_stream_is_whatever_the_model_server_takes_for_one",
+            _DOCUMENTS + "test_a_form_in_another_charset_is_refused",
+            "tests/gateway/test_forms.py::test_an_accepted_form_has_one_reading",
         ),
     ),
     Requirement(

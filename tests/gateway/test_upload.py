@@ -237,3 +237,156 @@ def test_a_card_number_that_was_heard_is_masked(gateway: Gateway, fake: Fake, fo
     assert "4111" not in answer.text and "it is" in answer.text
     assert form == "text" or answer.json()["language"] == "en"
     assert gateway.usage_of(answer.headers["x-tidegate-request-id"])["outcome"] == "filtered"
+
+
+# -- one reading of a form ----------------------------------------------------------------------------------------------
+
+
+def sent_as(gateway: Gateway, form: bytes, content_type: str) -> httpx.Response:
+    """An upload under a content type of the test's own."""
+    headers = {**gateway.headers, "content-type": content_type}
+    return http.post(gateway.url + PATH, content=form, headers=headers, timeout=30)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data; boundary=X-boundary; charset=utf-7",
+        "multipart/form-data; charset=latin-1; boundary=X-boundary",
+        "multipart/form-data; boundary=X-boundary; CHARSET=cp037",
+        'multipart/form-data; boundary=X-boundary; charset="utf-16"',
+        "multipart/form-data; boundary=X-boundary; charset*=utf-8''utf-7",
+        "multipart/form-data; boundary=X-boundary; charset=utf-8; charset=utf-7",
+        "multipart/form-data; boundary=other; boundary=X-boundary",
+        "multipart/form-data; boundary*=X-boundary",
+        'multipart/form-data; boundary="X-bound\\ary"',
+        "multipart/mixed; boundary=X-boundary",
+        "multipart/form-data",
+        "multipart/form-data; boundary=" + "x" * 71,
+    ],
+)
+def test_a_form_is_utf_8_and_nothing_else(gateway: Gateway, fake: Fake, content_type: str) -> None:
+    """A field named `+AG0-odel` is a second model to a parser that decodes names as UTF-7; `+ADQ-` is a digit."""
+    fake.forget()
+    hidden = field("model", "m") + field("+AG0-odel", "secret") + field("prompt", "+ADQ-+ADE-11 1111 1111 1111") + END
+    for form in (hidden, FORM):
+        answer = sent_as(gateway, form, content_type)
+        assert answer.status_code == 415 and "in UTF-8" in answer.json()["error"]["message"]
+    assert fake.truth()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        'multipart/form-data; boundary="X-boundary"',
+        "multipart/form-data;charset=utf-8;boundary=X-boundary",
+        "Multipart/Form-Data; Boundary=X-boundary; Charset=UTF-8",
+    ],
+)
+def test_the_content_type_goes_upstream_in_one_form_only(gateway: Gateway, fake: Fake, content_type: str) -> None:
+    fake.forget()
+    assert sent_as(gateway, FORM, content_type).status_code == 200
+    (seen,) = fake.seen()
+    assert dict(seen["headers"])["content-type"] == "multipart/form-data; boundary=X-boundary" and seen["body"] == FORM
+
+
+def head_of(*lines: str) -> bytes:
+    """A part with these header lines and the text `secret`."""
+    return f"--{BOUNDARY}\r\n".encode() + "".join(f"{line}\r\n" for line in lines).encode("latin-1") + b"\r\nsecret\r\n"
+
+
+_MODEL = 'content-disposition: form-data; name="model"'
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        head_of("content-disposition: form-data; name*=utf-8''model"),
+        head_of("content-disposition: form-data; name*0=mo; name*1=del"),
+        head_of('content-disposition: form-data; name="x"; name="model"'),
+        head_of('content-disposition: form-data; name="x\\"; name="model"'),
+        head_of('content-disposition: form-data; name="mod\\el"'),
+        head_of('content-disposition: form-data; name="+AG0-odel"'),
+        head_of('content-disposition: form-data; name="\xedodel"'),
+        head_of('content-disposition: form-data; x="; name="model"; y="'),
+        head_of("content-disposition: form-data; name=\"file\"; filename*=utf-8''a.wav"),
+        head_of('content-disposition: attachment; name="model"'),
+        head_of('content-disposition: form-data; name="x"', _MODEL),
+        head_of('content-disposition: form-data; name="prompt"', "content-type: text/plain; charset=utf-7"),
+        head_of('content-disposition: form-data; name="prompt"', "content-transfer-encoding: base64"),
+        head_of('content-disposition: form-data; name="prompt"', "content-transfer-encoding: quoted-printable"),
+        head_of('content-disposition: form-data; name="prompt"', "x-other: 1"),
+        head_of('content-disposition: form-data; name="prompt"', " ; name=model"),
+        head_of('content-disposition: form-data; name="prompt"\n' + _MODEL),
+        head_of('content-disposition: form-data; name="_charset_"'),
+        head_of('content-disposition: form-data; name="4111111111111111"'),
+        head_of(f"x: {'y' * 5000}", _MODEL),
+        head_of("x"),
+        field("prompt", b"x\r\n--X-boundary \r\n" + head_of(_MODEL)),
+        field("prompt", b"x\r\n--X-boundary- \r\n"),
+        field("prompt", b"--X-boundary\r\n"),
+        field("prompt", "x", "prompt.txt"),
+        field("file", "x") + field("file", "y", "a"),
+        field("stream", "perhaps"),
+        field("stream", "false") + field("stream", "true"),
+        field("n", "1") + END + field("model", "secret"),
+    ],
+)
+def test_a_form_that_parsers_may_read_differently_is_refused(gateway: Gateway, fake: Fake, part: bytes) -> None:
+    answered = fake.truth()["answered"]
+    for form in (part + field("model", "m") + END, field("model", "m") + field("file", SOUND, "a") + part + END):
+        answer = send(gateway, form)
+        assert answer.status_code == 400, answer.text
+    assert fake.truth()["answered"] == answered
+
+
+@pytest.mark.parametrize("form", [b"before\r\n" + FORM, b"\r\nbefore--" + FORM, FORM + b"after", FORM + b"\r\n" + FORM])
+def test_nothing_stands_around_a_form(gateway: Gateway, form: bytes) -> None:
+    assert send(gateway, form).status_code == 400
+
+
+def test_guarded_fields_are_guarded_in_forms_too(own_gateway: Any, fake: Fake) -> None:
+    policies = [{"name": "default", "guardrails": [{"type": "pan"}], "allow_request_fields": ["vllm_xargs"]}]
+    gateway = own_gateway(policies=policies)
+    fake.forget()
+    for name in ("priority", "cache_salt", "request_id", "session_id", "priority[x]", "cache_salt.y"):
+        for form in (field(name, "1") + FORM, FORM.replace(END, field(name, "1") + END)):
+            answer = send(gateway, form)
+            assert answer.status_code == 400 and answer.json()["error"]["code"] == "field_not_allowed", answer.text
+    assert send(gateway, field("vllm_xargs", "{}") + FORM).status_code == 200
+    assert send(gateway, field("vllm_xargs", "{}") * 2 + FORM).status_code == 400
+    assert [seen["body"] for seen in fake.seen()] == [field("vllm_xargs", "{}") + FORM]
+
+
+CLIENTS = {
+    "browser": FORM,
+    "dotnet": head_of("Content-Type: text/plain; charset=utf-8", "Content-Disposition: form-data; name=prompt")
+    + head_of(_MODEL).replace(b"secret", b"m")
+    + head_of("Content-Disposition: form-data; name=file; filename=a.wav; filename*=utf-8''a.wav"),
+    "java": head_of(_MODEL, "Content-Type: text/plain;charset=UTF-8", "Content-Length: 1").replace(b"secret", b"m")
+    + head_of(
+        'Content-Disposition: form-data; name="file"; filename="C:\\sound; a.wav"',
+        "Content-Type: audio/wav",
+        "Content-Transfer-Encoding: binary",
+    ),
+    "openai": head_of(_MODEL).replace(b"secret", b"m")
+    + head_of('Content-Disposition: form-data; name="timestamp_granularities[]"') * 2
+    + field("file", "x", "größe%22.wav"),
+}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_common_clients_send_is_passed_on(gateway: Gateway, fake: Fake, client: str) -> None:
+    fake.forget()
+    form = CLIENTS[client] if client == "browser" else CLIENTS[client] + END
+    answer = send(gateway, form)
+    assert answer.status_code == 200, answer.text
+    assert fake.seen()[0]["body"] == form
+
+
+@pytest.mark.parametrize("value", ["t", "Y", "ON", "1"])
+def test_a_stream_is_whatever_the_model_server_takes_for_one(gateway: Gateway, fake: Fake, value: str) -> None:
+    name = fake.script("heard", *stream_steps(sse(chat_chunk("hello"), chat_chunk(finish="stop"), "[DONE]")))
+    fake.turn("fake", name)
+    answer = send(gateway, field("stream", value) + FORM)
+    assert gateway.usage_of(answer.headers["x-tidegate-request-id"])["stream"]

@@ -196,3 +196,17 @@ def test_when_the_knowledge_service_is_away_the_caller_is_told(own_gateway: Any)
     answer = http.get(f"{gateway.url}/v1/files", headers=gateway.headers)
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "service_unavailable"
     assert gateway.post({"model": "m", "messages": []}).status_code == 200
+
+
+def test_a_form_in_another_charset_is_refused(desk: Gateway) -> None:
+    disposition = b'--x\r\ncontent-disposition: form-data; name="%b"'
+    form = disposition % b"purpose" + b"\r\n\r\nassistants\r\n"
+    form += disposition % b"file" + b'; filename="a.txt"\r\n\r\n+ADQ-+ADE-11 1111 1111 1111\r\n--x--\r\n'
+
+    def upload(content_type: str) -> int:
+        headers = {**desk.headers, "content-type": content_type}
+        return http.post(f"{desk.url}/v1/files", content=form, headers=headers, timeout=30).status_code
+
+    assert upload('multipart/form-data; boundary="x"; charset=UTF-8') == 200
+    for charset in ("utf-7", "cp037", "utf-8; charset=utf-7"):
+        assert upload(f"multipart/form-data; boundary=x; charset={charset}") == 415
