@@ -150,5 +150,5 @@ class Dispatcher:
         """An internal token, where the server is a service of ours."""
         if server.audience is None:
             return b""
-        caller = caller_for(exchange.known_principal(), exchange.request_id)
+        caller = caller_for(exchange.known_principal(), exchange.request_id, exchange.delegated)
         return b"authorization: Bearer %s\r\n" % self._minter.mint(caller, server.audience).encode()

@@ -15,6 +15,7 @@ from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
 from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, Stopping, TidegateError
+from tidegate.identity import Caller
 from tidegate.serving.call import Call
 from tidegate.types import Outcome, Principal, Usage, Verdict
 from tidegate.wire.openai import GenerateRequest
@@ -128,6 +129,8 @@ class Exchange:
     """The header lines that carry the trace on to the model server."""
     principal: Principal | None
     policy: Policy | None
+    delegated: Caller | None
+    """What the request's token says, where a service makes the request for a caller."""
     parent_request_id: str | None
     """Where a service of ours calls: the request that it works on."""
     model: ServedModel | None
@@ -190,7 +193,8 @@ class Exchange:
         self.request_id = new_request_id(self.started_at)
         self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
         # mypyc takes plain values from the class, but no others.
-        self.span = self.principal = self.policy = self.parent_request_id = self.model = self.request = self.skim = None
+        self.span = self.principal = self.policy = self.delegated = self.parent_request_id = None
+        self.model = self.request = self.skim = None
         self.upload = self.citations = self.row = self.pick = self.cut_by = self.status = self.error = None
         self.ttft_s = self.usage = self.finish_reason = None
         self.parts = self.tried = self.verdicts = ()

@@ -145,6 +145,7 @@ class Pipeline:
         header = credential(exchange.headers)
         snapshot = exchange.snapshot
         exchange.principal, service = self._callers.identify(header, snapshot.keys)
+        exchange.delegated = service
         exchange.parent_request_id = None if service is None else service.request_id
         exchange.policy = snapshot.policies[exchange.principal.policy]
 
@@ -218,9 +219,8 @@ class Pipeline:
             return
         with self._tracing.child(names.SPAN_RETRIEVE, exchange.span, SpanKind.CLIENT) as span:
             trace = exchange.trace if span is None else exchange.trace_lines(traceparent(span))
-            await self._augmenter.augment(
-                exchange, preset, caller_for(exchange.known_principal(), exchange.request_id), trace
-            )
+            caller = caller_for(exchange.known_principal(), exchange.request_id, exchange.delegated)
+            await self._augmenter.augment(exchange, preset, caller, trace)
             if span is not None:
                 span.set_attribute(names.PASSAGES, len(exchange.citations or ()))
 

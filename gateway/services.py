@@ -126,7 +126,8 @@ class ServiceRelay:
     async def _call(
         self, request: Request, way: "_Way", asked: ServiceRequest, span: Span | None
     ) -> ServiceAnswer | ServiceStream:
-        caller, client = caller_for(request.state.principal, request.state.request_id), self._clients[way.service]
+        state, client = request.state, self._clients[way.service]
+        caller = caller_for(state.principal, state.request_id, state.service)
         with self._tracing.child(names.SPAN_CALL, span, SpanKind.CLIENT) as call:
             value = traceparent(call) if call is not None else unsampled_traceparent()
             trace = b"traceparent: %s\r\n" % value

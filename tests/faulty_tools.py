@@ -3,13 +3,16 @@
 import asyncio
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.shared.exceptions import MCPError
 
 from mcp_servers.hosting.process import Deps, serve
 from mcp_servers.hosting.tokens import TokenChecker, caller
+from tests.tool_stand import call
 
 PAN = os.environ.get("FAULTY_PAN", "4111 1111 1111 1111")
 
@@ -64,7 +67,28 @@ def build(deps: Deps) -> MCPServer:
         """Ends the process."""
         os._exit(3)
 
+    add_passing_on(server)
     return server
+
+
+def add_passing_on(server: MCPServer) -> None:
+    threads = ThreadPoolExecutor(32)
+
+    @server.tool()
+    async def pass_on(gateway: str, left: int) -> list[str]:
+        """Calls itself `left` times through the gateway at `gateway`, on the caller's behalf; the token of every call."""
+        token = caller.get().delegation or ""
+        if left == 0:
+            return [token]
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(
+                threads, lambda: call(gateway, token, "pass_on", gateway=gateway, left=left - 1)
+            )
+        except (MCPError, ExceptionGroup) as error:
+            raise ToolError(str(error)) from error
+        if found.is_error:
+            raise ToolError(found.content[0].text)
+        return [token, *found.structured_content["result"]]
 
 
 if __name__ == "__main__":

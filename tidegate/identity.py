@@ -16,14 +16,16 @@ from joserfc import jwt
 from joserfc.errors import BadSignatureError, ExpiredTokenError, InvalidClaimError, JoseError
 from joserfc.jwk import KeySet, OKPKey
 
-from tidegate.errors import ConfigError, Unauthenticated
+from tidegate.errors import ConfigError, Forbidden, Unauthenticated
 from tidegate.types import Principal
 
 ISSUER = "tidegate-gateway"
 ALGORITHM: Literal["Ed25519"] = "Ed25519"
 MAX_LIFE_S = 60
 MAX_RUN_S = 900
-"""How long the tokens of one request are renewed."""
+"""How long a request that came with a key may be worked on by services, all that they call in its course included."""
+MAX_DEPTH = 8
+"""How many delegated requests may stand between a request and the one that came with a key."""
 _LEEWAY_S = 5
 _MAX_TOKEN_BYTES = 4096
 
@@ -39,12 +41,20 @@ class Caller:
     request_id: str
     """The gateway's id of the request that this call is part of."""
     until: int = 0
-    """Unix time, s, up to which the gateway renews tokens of this request."""
+    """Unix time, s, after which no token of this request holds; 0 where the request has only just come in with a key."""
+    depth: int = 0
+    """How many delegated requests stand between this request and the one that came with a key."""
 
 
-def caller_for(principal: Principal, request_id: str) -> Caller:
-    """On whose behalf services are called in the course of a principal's request."""
-    return Caller(principal.organisation, principal.project, principal.key_id, principal.policy, request_id)
+def caller_for(principal: Principal, request_id: str, delegated: Caller | None = None) -> Caller:
+    """On whose behalf services are called in the course of a principal's request.
+
+    `delegated` is what the request's own token says, where a service made the request: its deadline holds here, too.
+    """
+    until, depth = (0, 0) if delegated is None else (delegated.until, delegated.depth + 1)
+    return Caller(
+        principal.organisation, principal.project, principal.key_id, principal.policy, request_id, until, depth
+    )
 
 
 class TokenRefused(Unauthenticated):
@@ -55,6 +65,29 @@ class TokenRefused(Unauthenticated):
     def __init__(self, reason: Literal["missing", "malformed", "signature", "expired", "audience", "claims"]) -> None:
         super().__init__("The internal token does not hold here.")
         self.reason = reason
+
+
+class DelegationOver(Forbidden):
+    """A service may no longer act for the caller: the original request's deadline has passed, or it is nested too deeply."""
+
+    code = "delegation_over"
+
+
+def check_delegation(delegated: Caller) -> None:
+    """Checks that a service may act for the caller still.
+
+    Raises:
+        DelegationOver: it may not.
+    """
+    if time.time() >= delegated.until:
+        raise DelegationOver(
+            f"The original request came in more than {MAX_RUN_S // 60} minutes ago; nothing more is done in its course. "
+            "Send a new request."
+        )
+    if delegated.depth >= MAX_DEPTH:
+        raise DelegationOver(
+            f"Services have called the gateway for one another {MAX_DEPTH} times; look for a tool that calls itself."
+        )
 
 
 class Minter:
@@ -77,20 +110,28 @@ class Minter:
             raise ConfigError(f"identity.signing_key_file {path}: {_told(error)}; `tidegate init` makes one") from error
 
     def mint(self, caller: Caller, audience: str) -> str:
-        """A token for `audience`; about 40 µs."""
+        """A token for `audience`, for a minute, but never beyond `caller.until`; about 40 µs.
+
+        Raises:
+            DelegationOver: `caller.until` has passed.
+        """
         now = int(time.time())
+        until = caller.until or now + MAX_RUN_S
+        if until <= now:
+            check_delegation(caller)
         claims = {
             "iss": ISSUER,
             "aud": audience,
             "iat": now,
-            "exp": now + MAX_LIFE_S,
+            "exp": min(now + MAX_LIFE_S, until),
             "jti": secrets.token_urlsafe(9),
             "sub": caller.key_id,
             "org": caller.organisation,
             "project": caller.project,
             "policy": caller.policy,
             "request_id": caller.request_id,
-            "until": caller.until or now + MAX_RUN_S,
+            "until": until,
+            "depth": caller.depth,
         }
         return jwt.encode(self._header, claims, self._key, algorithms=[ALGORITHM])
 
@@ -136,8 +177,11 @@ class Verifier:
             raise TokenRefused("claims")
         if claims["exp"] - claims["iat"] > MAX_LIFE_S:
             raise TokenRefused("claims")
+        until, depth = claims.get("until", 0), claims.get("depth", 0)
+        if not isinstance(until, int) or not isinstance(depth, int):
+            raise TokenRefused("claims")
         organisation, project, key_id, policy, request_id = values
-        return Caller(organisation, project, key_id, policy, request_id, until=int(claims.get("until") or 0))
+        return Caller(organisation, project, key_id, policy, request_id, until, depth)
 
     def _checked(self, token: str) -> dict[str, Any]:
         if len(token) > _MAX_TOKEN_BYTES:

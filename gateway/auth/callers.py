@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from gateway.auth.api_keys import KnownKey, authenticate
 from tidegate.errors import Unauthenticated
-from tidegate.identity import Caller, TokenRefused, Verifier
+from tidegate.identity import Caller, TokenRefused, Verifier, check_delegation
 from tidegate.keys import Pepper
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
@@ -38,6 +38,7 @@ class Callers:
 
         Raises:
             Unauthenticated: neither a key nor a token that holds here.
+            DelegationOver: a token of a request whose deadline has passed, or that is nested too deeply.
         """
         if header is None or header[7:9] != b"ey":
             return authenticate(header, known, self._pepper), None
@@ -50,4 +51,5 @@ class Callers:
         key = known.get(caller.key_id)
         if key is None or (key.principal.organisation, key.principal.project) != (caller.organisation, caller.project):
             raise Unauthenticated("The API key behind this call is unknown, revoked or expired.")
+        check_delegation(caller)
         return key.principal, caller

@@ -123,8 +123,7 @@ class ToolDoor:
             resource = scope["path"] if _RESOURCE.fullmatch(scope["path"]) else PATH
             refusal.metadata_url = f"{self._url}{METADATA_PATH}{resource}"
             raise refusal from error
-        parent = None if service is None else service.request_id
-        visit = Visit(principal, snapshot, parent, parse_traceparent(headers.get(b"traceparent")), only)
+        visit = Visit(principal, snapshot, service, parse_traceparent(headers.get(b"traceparent")), only)
         if only is not None:
             visit.servers()
         return visit

@@ -30,8 +30,15 @@ from guardrails.engine.requests import Refused as Screened
 from guardrails.engine.requests import screen_request
 from tidegate import __version__
 from tidegate.config.settings import McpSettings
-from tidegate.errors import ClientError, NotFound, Overloaded, RateLimited, TidegateError
-from tidegate.identity import caller_for
+from tidegate.errors import (
+    ClientError,
+    NotFound,
+    Overloaded,
+    RateLimited,
+    ServiceUnavailable,
+    TidegateError,
+    UpstreamTimeout,
+)
 from tidegate.telemetry import names
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
@@ -62,7 +69,7 @@ class Federation:
             await self._admit(visit)
             servers = visit.servers()
             room = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
-            caller = caller_for(visit.principal, new_request_id(time.time()))
+            caller = visit.caller(new_request_id(time.time()))
             asked = (list_tools(server, caller, _unsampled(), room) for server in servers)
             found = await asyncio.gather(*asked)
         except TidegateError as error:
@@ -122,14 +129,18 @@ class Federation:
     async def _asked(
         self, server: ToolServer, tool: str, arguments: dict[str, Any], visit: Visit, call: Call, span: Span | None
     ) -> dict[str, Any]:
-        caller = caller_for(visit.principal, call.request_id)
+        caller = visit.caller(call.request_id)
         limits = Limits(self._settings.call_timeout_s, self._settings.max_result_bytes)
         with self._tracing.child(names.SPAN_CALL, span, SpanKind.CLIENT) as child:
             trace = _unsampled() if child is None else b"traceparent: %s\r\n" % traceparent(child)
             if child is not None:
                 child.set_attribute(names.SERVER_ADDRESS, server.url)
-            async with asyncio.timeout(self._settings.call_timeout_s + 1):
-                return await call_tool(server, tool, arguments, caller, trace, limits)
+            try:
+                async with asyncio.timeout(self._settings.call_timeout_s + 1):
+                    return await call_tool(server, tool, arguments, caller, trace, limits)
+            except TimeoutError as error:
+                message = f"The mcp:{server.name} service did not answer in time."
+                raise ServiceUnavailable(message, code=UpstreamTimeout.code) from error
 
     async def _screened_arguments(self, policy: Policy, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
         raw = encode(arguments)

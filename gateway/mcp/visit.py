@@ -9,6 +9,7 @@ from opentelemetry.trace import SpanContext
 from gateway.snapshot import Snapshot, ToolServer
 from guardrails.engine.policy import Policy
 from tidegate.errors import NotFound
+from tidegate.identity import Caller, caller_for
 from tidegate.types import Principal
 
 JOINT = "__"
@@ -22,11 +23,21 @@ class Visit:
 
     principal: Principal
     snapshot: Snapshot
-    parent_request_id: str | None
+    delegated: Caller | None
+    """What the request's token says, where a service makes the request for the caller."""
     trace: SpanContext | None
     """The caller's span, from the HTTP header."""
     only: str | None
     """The one server of `/mcp/{server}`, whose tools keep their own names; None where all are offered."""
+
+    @property
+    def parent_request_id(self) -> str | None:
+        """The request in whose course this one is made."""
+        return None if self.delegated is None else self.delegated.request_id
+
+    def caller(self, request_id: str) -> Caller:
+        """On whose behalf tool servers are called."""
+        return caller_for(self.principal, request_id, self.delegated)
 
     @property
     def policy(self) -> Policy:

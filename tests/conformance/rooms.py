@@ -6,6 +6,7 @@ MCP = "https://modelcontextprotocol.io/specification"
 _AGENTS = "tests/agents/test_responses.py::"
 _CLI = "tests/tidegate/local/test_ingest.py::"
 _DOCUMENTS = "tests/gateway/api/test_documents.py::"
+_DELEGATION = "tests/gateway/mcp/test_delegation.py::"
 _IDENTITY = "tests/tidegate/test_identity.py::"
 _KILLED_AGENTS = "tests/operations/test_agents.py::"
 _KILLED_KNOWLEDGE = "tests/operations/test_knowledge.py::"
@@ -28,6 +29,11 @@ ROOMS = (
         _IDENTITY + "test_a_token_lives_a_minute_at_most",
         _TOKENS + "test_a_token_for_this_server_holds",
         _AGENTS + "test_tokens_are_renewed_while_a_run_lasts_and_only_for_services",
+        _DELEGATION + "test_a_delegation_that_is_passed_on_ends_when_the_first_one_does",
+        _DELEGATION + "test_no_token_outlives_the_original_deadline",
+        _DELEGATION + "test_services_of_every_kind_get_the_original_deadline",
+        _DELEGATION + "test_after_the_deadline_nothing_is_done_for_the_caller",
+        _DELEGATION + "test_a_tool_that_calls_itself_comes_to_an_end",
     ),
     _needs(
         "identity.refused", "platform", "Wrong audience, expired, tampered, replayed: refused, logged, counted",
