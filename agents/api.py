@@ -18,9 +18,9 @@ from agents.delegation import Delegation
 from agents.items import Event, new_id
 from agents.request import CreateResponse, check, messages_of
 from agents.run import Run, RunDeps
-from tidegate.config.resources import Project
+from tidegate.config.resources import Project, Resources
 from tidegate.config.settings import AgentsSettings
-from tidegate.errors import InvalidRequest, NotFound, Overloaded, TidegateError, render_event
+from tidegate.errors import InvalidRequest, ModelNotFound, NotFound, Overloaded, TidegateError, render_event
 from tidegate.serving.door import caller_of, span_of
 from tidegate.serving.http import EventStream, read_json, unless_gone
 from tidegate.store.database import Database
@@ -91,10 +91,12 @@ async def _prepared(request: Request, parts: Parts, asked: CreateResponse) -> Ru
 
     Raises:
         InvalidRequest: the project forbids what is asked, or the input cannot be read.
+        ModelNotFound: the project may not use the model.
         NotFound: the previous response is not there.
     """
     owner = _owner(request)
     project = await parts.resources.project(owner.organisation, owner.project)
+    _check_model(asked.model, await parts.resources.read(), project)
     kept = _is_kept(asked, project)
     messages: list[dict[str, Any]] = []
     if asked.previous_response_id is not None:
@@ -108,6 +110,17 @@ async def _prepared(request: Request, parts: Parts, asked: CreateResponse) -> Ru
     days = project.keep_responses_days if kept else _NOT_KEPT_JOURNAL_DAYS
     answer = Answer(new_id("resp"), asked, kept=kept)
     return Run(answer, messages, owner, time.time() + days * _DAY_S, parts.deps)
+
+
+def _check_model(model: str, resources: Resources, project: Project) -> None:
+    """The gateway would refuse it, too, but by then its name, which may be anything, would stand in journal and traces.
+
+    Raises:
+        ModelNotFound: there is no such model for this project.
+    """
+    offered = {item.name for item in resources.models} | {item.name for item in resources.presets}
+    if model not in offered or not (project.all_models or model in project.models):
+        raise ModelNotFound(f"The model {model[:128]!r} does not exist or this key may not use it.", param="model")
 
 
 def _is_kept(asked: CreateResponse, project: Project) -> bool:

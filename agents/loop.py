@@ -41,6 +41,10 @@ MOST_OUTPUT_CHARACTERS = 32_768
 """Of a tool's answer, for the model; what is longer is cut, and it is told so."""
 
 
+UNKNOWN_TOOL = "unknown"
+"""Stands in the journal for a name that the model has made up."""
+
+
 class TooManyTurns(InvalidRequest):
     """The run has called the model as often as it may."""
 
@@ -133,7 +137,7 @@ class Loop(AgentMiddleware):
         """See AgentMiddleware: calls the tool, and tells the stream and the journal."""
         call = request.tool_call
         call_id, tool = str(call["id"]), self._toolbox.tools.get(call["name"])
-        facts = {"call_id": call_id, "tool": call["name"][:128]}
+        facts = {"call_id": call_id, "tool": tool.name if tool else UNKNOWN_TOOL}
         await self._journal.note("tool_began", facts, {"arguments": call["args"]})
         outcome = await self._called(tool, call["name"], call["args"])
         await self._journal.note(

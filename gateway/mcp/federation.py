@@ -21,9 +21,10 @@ from opentelemetry.trace import Span, SpanKind
 
 from gateway.exchange import new_request_id
 from gateway.limits.interface import ProjectLimits
+from gateway.mcp.catalogue import UNKNOWN, Catalogue
 from gateway.mcp.meter import Call, ToolMeter
 from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
-from gateway.mcp.visit import VISIT, Visit
+from gateway.mcp.visit import JOINT, VISIT, Visit, no_tool
 from gateway.snapshot import ToolServer
 from guardrails.engine.policy import Policy, screen_off_loop
 from guardrails.engine.requests import Refused as Screened
@@ -58,6 +59,7 @@ class Federation:
         self._tracing = tracing
         self._meter = meter
         self._calls = 0
+        self._catalogue = Catalogue()
         self.server = Server(
             "tidegate", version=__version__, on_list_tools=self._list_tools, on_call_tool=self._call_tool
         )
@@ -68,10 +70,7 @@ class Federation:
         try:
             await self._admit(visit)
             servers = visit.servers()
-            room = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
-            caller = visit.caller(new_request_id(time.time()))
-            asked = (list_tools(server, caller, _unsampled(), room) for server in servers)
-            found = await asyncio.gather(*asked)
+            found = await asyncio.gather(*(self._listed(visit, server) for server in servers))
         except TidegateError as error:
             raise as_rpc(error) from error
         offered = [
@@ -109,8 +108,16 @@ class Federation:
     ) -> CallToolResult:
         server, tool = visit.resolve(params.name)
         await self._admit(visit)
-        trace_id = "" if span is None else f"{span.get_span_context().trace_id:032x}"
-        self._meter.begin(call, visit, server, f"{server.name}__{tool}", trace_id)
+        failure = None if self._catalogue.has(server, tool) else await self._look_up(visit, server, tool)
+        name = f"{server.name}{JOINT}{tool if failure is None else UNKNOWN}"
+        trace_id = ""
+        if span is not None:
+            trace_id = f"{span.get_span_context().trace_id:032x}"
+            span.update_name(f"tools/call {name}")
+            span.set_attribute(names.TOOL_NAME, name)
+        self._meter.begin(call, visit, server, name, trace_id)
+        if failure is not None:
+            raise failure
         arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
         if self._calls >= self._settings.max_calls:
             raise Overloaded(f"The gateway already runs {self._calls} tool calls. Try again.")
@@ -120,6 +127,20 @@ class Federation:
         finally:
             self._calls -= 1
         return await self._screened_result(visit.policy, raw, call)
+
+    async def _listed(self, visit: Visit, server: ToolServer) -> list[dict[str, Any]]:
+        limits = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
+        tools = await list_tools(server, visit.caller(new_request_id(time.time())), _unsampled(), limits)
+        self._catalogue.learn(server, tools)
+        return tools
+
+    async def _look_up(self, visit: Visit, server: ToolServer, tool: str) -> TidegateError | None:
+        """Looks whether `server` lists `tool`; why it must not be called, if so."""
+        try:
+            await self._listed(visit, server)
+        except TidegateError as error:
+            return error
+        return None if self._catalogue.has(server, tool) else no_tool()
 
     async def _admit(self, visit: Visit) -> None:
         asked = self._limits.admit(visit.principal)
@@ -164,13 +185,12 @@ class Federation:
         """Below the caller's span: as his MCP client names it, else as the HTTP header does."""
         meta = params.meta if isinstance(params.meta, dict) else {}
         named = meta.get("traceparent")
-        parent = parse_traceparent(named.encode()) if isinstance(named, str) else None
+        parent = parse_traceparent(named.encode("ascii", "replace")) if isinstance(named, str) else None
         parent = parent or visit.trace
         if not self._tracing.samples(parent):
             return None
-        span = self._tracing.start(f"tools/call {params.name[:128]}", parent, SpanKind.SERVER)
+        span = self._tracing.start(f"tools/call {UNKNOWN}", parent, SpanKind.SERVER)
         span.set_attribute(names.OPERATION, "execute_tool")
-        span.set_attribute(names.TOOL_NAME, params.name[:128])
         span.set_attribute(names.PROJECT, visit.principal.project)
         return span
 

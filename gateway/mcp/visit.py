@@ -13,7 +13,7 @@ from tidegate.identity import Caller, caller_for
 from tidegate.types import Principal
 
 JOINT = "__"
-_TOOL = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 """What may be a tool's name; it travels in a header."""
 
 
@@ -64,17 +64,24 @@ class Visit:
         Raises:
             NotFound: no such server is offered here.
         """
-        if self.only is not None and _TOOL.fullmatch(name):
+        if self.only is not None and TOOL_NAME.fullmatch(name):
             return self.servers()[0], name
         server_name, _, tool = name.partition(JOINT)
         for server in self.servers():
-            if self.only is None and server.name == server_name and _TOOL.fullmatch(tool):
+            if self.only is None and server.name == server_name and TOOL_NAME.fullmatch(tool):
                 return server, tool
-        raise NotFound(f"There is no tool {name[:128]!r}, or this key may not use it.")
+        raise no_tool()
 
     def offered(self, server: ToolServer, tool: str) -> str:
         """The name under which a server's tool is offered here."""
         return tool if self.only is not None else f"{server.name}{JOINT}{tool}"
+
+
+def no_tool() -> NotFound:
+    """The error for a tool that does not exist or is not the caller's. It does not repeat the name, which may be anything."""
+    return NotFound(
+        "There is no tool of this name, or this key may not use it. `tools/list` names those that there are."
+    )
 
 
 VISIT: ContextVar[Visit] = ContextVar("visit")

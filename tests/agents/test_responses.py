@@ -517,3 +517,19 @@ def test_the_agents_service_takes_no_key_and_no_other_services_token(bench: Benc
     assert 'tidegate_internal_tokens_refused_total{reason="missing"} 1.0' in counted
     assert "internal_token_refused" in bench.process.text()
     assert bench.gateway.key.split("-")[2] not in bench.process.text() and PAN not in bench.process.text()
+
+
+def test_names_that_are_made_up_are_left_nowhere(bench: Bench) -> None:
+    headers = {"authorization": f"Bearer {bench.gateway.known_key('quiet')}"}
+    url = f"{bench.gateway.url}/v1/responses"
+    for stream in (False, True):
+        asked = {"model": "a_model_that_is_made_up", "input": "?", "stream": stream}
+        refused = http.post(url, headers=headers, json=asked, timeout=30)
+        assert refused.status_code == 404 and refused.json()["error"]["code"] == "model_not_found"
+    bench.script(calls(("a_tool_that_is_made_up", {})), says("Well."))
+    done = http.post(url, headers=headers, json={"model": "m", "input": "?", "tools": [FAULTY]}, timeout=30)
+    assert done.status_code == 200, done.text
+    steps = bench.journal(done.json()["id"], "quiet")
+    assert [data["tool"] for kind, data in steps if kind == "tool_began"] == ["unknown"]
+    left = {path: path.read_bytes() for path in bench.folder.rglob("*") if path.is_file()}
+    assert [path for path, text in left.items() if b"that_is_made_up" in text] == []

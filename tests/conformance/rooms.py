@@ -12,6 +12,7 @@ _KILLED_AGENTS = "tests/operations/test_agents.py::"
 _KILLED_KNOWLEDGE = "tests/operations/test_knowledge.py::"
 _LIVE = "tests/live/test_live.py::"
 _PARSING = "tests/rag/test_parsing.py::"
+_NAMES = "tests/gateway/mcp/test_names.py::"
 _PRESETS = "tests/gateway/test_presets.py::"
 _SERVICE = "tests/rag/test_service.py::"
 _TOKENS = "tests/mcp_servers/test_tokens.py::"
@@ -23,6 +24,13 @@ def _needs(requirement_id: str, source: str, behaviour: str, *tests: str) -> Req
 
 
 ROOMS = (
+    _needs(
+        "platform.names", "platform", "A name that a caller or a model makes up is written down nowhere",
+        _NAMES + "test_a_tool_that_no_server_has_listed_is_not_called_and_metered_without_its_name",
+        _NAMES + "test_a_call_of_a_server_that_is_away_is_metered_without_the_name",
+        _NAMES + "test_a_name_that_a_caller_makes_up_is_left_nowhere",
+        _AGENTS + "test_names_that_are_made_up_are_left_nowhere",
+    ),
     _needs(
         "identity.token", "RFC 7519", "Tokens live a minute, for one audience, with principal and parent request inside",
         _IDENTITY + "test_a_token_carries_principal_and_parent_request",

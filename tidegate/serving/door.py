@@ -18,6 +18,8 @@ from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent
 
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
+
 
 def caller_of(request: Request) -> Caller:
     """On whose behalf the request comes."""
@@ -94,11 +96,12 @@ class Door:
 
     def _note(self, scope: MutableMapping[str, Any], span: Span | None, status: int, duration_s: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "unknown"
         caller: Caller | None = scope["state"]["caller"]
         self._metrics.count(names.SERVICE_REQUESTS, route, str(status))
         self._metrics.observe(names.SERVICE_DURATION, duration_s, route)
         if span is not None:
-            span.update_name(f"{scope['method']} {route}")
+            span.update_name(f"{method} {route}")
             span.set_attribute(names.ROUTE, route)
             span.set_attribute(names.HTTP_STATUS, status)
             if caller is not None:
@@ -110,7 +113,7 @@ class Door:
             "info",
             "request",
             request_id=caller.request_id if caller else None,
-            method=scope["method"],
+            method=method,
             route=route,
             status=status,
             organisation=caller.organisation if caller else None,

@@ -101,7 +101,7 @@ def test_a_key_sees_and_calls_only_what_its_project_may(desk: Desk, era: Era) ->
     narrow, nothing = desk.gateway.known_key("narrow"), desk.gateway.known_key("nothing")
     assert {name.partition("__")[0] for name in names(desk.url, narrow, era)} == {"calendar"}
     assert names(desk.url, nothing, era) == []
-    with pytest.raises(MCPError, match="no tool 'faulty__echo'"):
+    with pytest.raises(MCPError, match="no tool of this name"):
         call(desk.url, narrow, "faulty__echo", era, text="x")
     refused = http.post(f"{desk.url}/faulty", headers={"authorization": f"Bearer {narrow}"}, json={})
     absent = http.post(f"{desk.url}/nowhere", headers={"authorization": f"Bearer {narrow}"}, json={})
