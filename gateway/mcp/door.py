@@ -6,7 +6,7 @@ Source: https://modelcontextprotocol.io/specification (transports, authorization
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
@@ -15,16 +15,19 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.auth.callers import Callers
 from gateway.mcp.federation import Federation
+from gateway.mcp.shares import Shares
 from gateway.mcp.visit import VISIT, Visit
 from gateway.snapshot import SnapshotSource
 from tidegate.config.settings import Settings
-from tidegate.errors import Forbidden, NotFound, TidegateError, Unauthenticated
+from tidegate.errors import Forbidden, MethodNotAllowed, NotFound, TidegateError, Unauthenticated
 from tidegate.serving.http import answer, read_body
 from tidegate.telemetry.tracing import parse_traceparent
 
 PATH = "/mcp"
 METADATA_PATH = "/.well-known/oauth-protected-resource"
-_MOST_REQUEST_BYTES = 4_194_304
+_REQUESTS_PER_CALL = 4
+"""How many requests of every kind may be at the door for each tool call that may run."""
+_BODIES_BYTES = 67_108_864
 _RESOURCE = re.compile(PATH + r"(?:/[A-Za-z0-9_-]{1,64})?")
 """What a client may ask about without credentials; whether the server exists is not told."""
 
@@ -51,7 +54,11 @@ class ToolDoor:
         self._body_timeout_s = settings.gateway.body_timeout_s
         self._url = settings.mcp.public_url or settings.gateway_url
         self._manager = StreamableHTTPSessionManager(
-            federation.server, stateless=True, max_request_body_size=_MOST_REQUEST_BYTES
+            federation.server, stateless=True, max_request_body_size=settings.mcp.max_request_bytes
+        )
+        self._requests = Shares(_REQUESTS_PER_CALL * settings.mcp.max_calls, "requests for tools at the same time")
+        self._bodies = Shares(
+            max(_BODIES_BYTES, 4 * settings.mcp.max_request_bytes), "bytes of requests for tools at the same time"
         )
 
     @asynccontextmanager
@@ -74,17 +81,37 @@ class ToolDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        try:
-            visit = self._visit(scope)
-            body = await read_body(
-                Request(scope, receive), most_bytes=_MOST_REQUEST_BYTES, timeout_s=self._body_timeout_s
-            )
-        except TidegateError as error:
-            await answer(error)(scope, receive, send)
-            return
+        with ExitStack() as held:
+            try:
+                visit = self._visit(scope)
+                body = await self._body(held, visit, Request(scope, receive))
+            except TidegateError as error:
+                await answer(error)(scope, receive, send)
+                return
+            await self._handle(visit, scope, _again(body, receive), send)
+
+    async def _body(self, held: ExitStack, visit: Visit, request: Request) -> bytes:
+        """The body, within the project's shares, which are `held`.
+
+        Raises:
+            MethodNotAllowed: a stream of what servers send by themselves, which they do not: they keep no sessions.
+            RateLimited, Overloaded: there is no room for it.
+            BodyTooLarge, BodyTimeout, ClientGone: as `read_body`.
+        """
+        if request.method != "POST":
+            raise MethodNotAllowed("Only POST is allowed here: tool servers keep no sessions.", allow="POST")
+        most = self._settings.max_request_bytes
+        declared = request.headers.get("content-length", "")
+        held.enter_context(self._requests.taken(visit.principal))
+        held.enter_context(
+            self._bodies.taken(visit.principal, min(int(declared), most) if declared.isdigit() else most)
+        )
+        return await read_body(request, most_bytes=most, timeout_s=self._body_timeout_s)
+
+    async def _handle(self, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         token = VISIT.set(visit)
         try:
-            await self._manager.handle_request(scope, _again(body, receive), send)
+            await self._manager.handle_request(scope, receive, send)
         finally:
             VISIT.reset(token)
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from mcp.server.context import ServerRequestContext
@@ -23,6 +25,7 @@ from gateway.exchange import new_request_id
 from gateway.limits.interface import ProjectLimits
 from gateway.mcp.catalogue import UNKNOWN, Catalogue
 from gateway.mcp.meter import Call, ToolMeter
+from gateway.mcp.shares import Shares
 from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
 from gateway.mcp.visit import JOINT, VISIT, Visit, no_tool
 from gateway.snapshot import ToolServer
@@ -58,11 +61,23 @@ class Federation:
         self._limits = limits
         self._tracing = tracing
         self._meter = meter
-        self._calls = 0
+        self._calls = Shares(settings.max_calls, "tool calls at the same time")
         self._catalogue = Catalogue()
         self.server = Server(
-            "tidegate", version=__version__, on_list_tools=self._list_tools, on_call_tool=self._call_tool
+            "tidegate",
+            version=__version__,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            get_tool_input_schema=self._input_schema,
         )
+
+    def _input_schema(self, name: str) -> dict[str, Any] | None:
+        """For the SDK, which would list the tools of every server before each call in order to know it."""
+        try:
+            server, tool = VISIT.get().resolve(name)
+        except TidegateError:
+            return None
+        return self._catalogue.schema(server, tool)
 
     async def _list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         """Every tool the key may use, in order of name. A server that is away is an error, never a shorter list."""
@@ -70,7 +85,8 @@ class Federation:
         try:
             await self._admit(visit)
             servers = visit.servers()
-            found = await asyncio.gather(*(self._listed(visit, server) for server in servers))
+            async with self._slot(visit):
+                found = await _all(self._listed(visit, server) for server in servers)
         except TidegateError as error:
             raise as_rpc(error) from error
         offered = [
@@ -108,24 +124,19 @@ class Federation:
     ) -> CallToolResult:
         server, tool = visit.resolve(params.name)
         await self._admit(visit)
-        failure = None if self._catalogue.has(server, tool) else await self._look_up(visit, server, tool)
-        name = f"{server.name}{JOINT}{tool if failure is None else UNKNOWN}"
-        trace_id = ""
-        if span is not None:
-            trace_id = f"{span.get_span_context().trace_id:032x}"
-            span.update_name(f"tools/call {name}")
-            span.set_attribute(names.TOOL_NAME, name)
-        self._meter.begin(call, visit, server, name, trace_id)
-        if failure is not None:
-            raise failure
-        arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
-        if self._calls >= self._settings.max_calls:
-            raise Overloaded(f"The gateway already runs {self._calls} tool calls. Try again.")
-        self._calls += 1
-        try:
+        async with AsyncExitStack() as slot:
+            failure = await self._why_not(slot, visit, server, tool)
+            name = f"{server.name}{JOINT}{tool if self._catalogue.has(server, tool) else UNKNOWN}"
+            trace_id = ""
+            if span is not None:
+                trace_id = f"{span.get_span_context().trace_id:032x}"
+                span.update_name(f"tools/call {name}")
+                span.set_attribute(names.TOOL_NAME, name)
+            self._meter.begin(call, visit, server, name, trace_id)
+            if failure is not None:
+                raise failure
+            arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
             raw = await self._asked(server, tool, arguments, visit, call, span)
-        finally:
-            self._calls -= 1
         return await self._screened_result(visit.policy, raw, call)
 
     async def _listed(self, visit: Visit, server: ToolServer) -> list[dict[str, Any]]:
@@ -134,13 +145,33 @@ class Federation:
         self._catalogue.learn(server, tools)
         return tools
 
-    async def _look_up(self, visit: Visit, server: ToolServer, tool: str) -> TidegateError | None:
-        """Looks whether `server` lists `tool`; why it must not be called, if so."""
+    async def _why_not(self, slot: AsyncExitStack, visit: Visit, server: ToolServer, tool: str) -> TidegateError | None:
+        """Takes a slot, and looks whether `server` lists `tool`; why it must not be called, if so."""
         try:
-            await self._listed(visit, server)
+            await slot.enter_async_context(self._slot(visit))
+            if not self._catalogue.has(server, tool):
+                await self._listed(visit, server)
         except TidegateError as error:
             return error
         return None if self._catalogue.has(server, tool) else no_tool()
+
+    @asynccontextmanager
+    async def _slot(self, visit: Visit) -> AsyncIterator[None]:
+        """The project's share of calls, and one of its concurrent requests.
+
+        What is done in the course of another request takes none of those: the other one may have the last.
+        """
+        with self._calls.taken(visit.principal):
+            if visit.delegated is not None:
+                yield
+                return
+            asked = self._limits.reserve(visit.principal)
+            if asked is not None:
+                await asked
+            try:
+                yield
+            finally:
+                self._limits.release(visit.principal)
 
     async def _admit(self, visit: Visit) -> None:
         asked = self._limits.admit(visit.principal)
@@ -193,6 +224,16 @@ class Federation:
         span.set_attribute(names.OPERATION, "execute_tool")
         span.set_attribute(names.PROJECT, visit.principal.project)
         return span
+
+
+async def _all(lists: Iterable[Coroutine[Any, Any, list[dict[str, Any]]]]) -> list[list[dict[str, Any]]]:
+    """As `asyncio.gather`, but none goes on after one has failed."""
+    tasks = [asyncio.ensure_future(item) for item in lists]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def as_rpc(error: TidegateError) -> MCPError:

@@ -14,6 +14,7 @@ _LIVE = "tests/live/test_live.py::"
 _PARSING = "tests/rag/test_parsing.py::"
 _NAMES = "tests/gateway/mcp/test_names.py::"
 _PRESETS = "tests/gateway/test_presets.py::"
+_SHARES = "tests/gateway/mcp/test_shares.py::"
 _SERVICE = "tests/rag/test_service.py::"
 _TOKENS = "tests/mcp_servers/test_tokens.py::"
 _TOOLS = "tests/gateway/mcp/test_door.py::"
@@ -24,6 +25,16 @@ def _needs(requirement_id: str, source: str, behaviour: str, *tests: str) -> Req
 
 
 ROOMS = (
+    _needs(
+        "tools.shares", "platform", "One project's tool calls, lists, streams and bodies leave room for the others'",
+        _SHARES + "test_stalled_calls_of_one_project_leave_room_for_the_others",
+        _SHARES + "test_stalled_lists_count_as_calls",
+        _SHARES + "test_tool_calls_are_concurrent_requests_of_their_project",
+        _SHARES + "test_no_stream_is_kept_open",
+        _SHARES + "test_half_sent_requests_hold_a_share_of_memory_at_most",
+        _SHARES + "test_a_request_is_bounded_before_it_is_parsed",
+        _SHARES + "test_many_initializations_do_not_stop_another_project",
+    ),
     _needs(
         "platform.names", "platform", "A name that a caller or a model makes up is written down nowhere",
         _NAMES + "test_a_tool_that_no_server_has_listed_is_not_called_and_metered_without_its_name",

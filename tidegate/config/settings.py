@@ -270,7 +270,10 @@ class McpSettings(Section):
     list_timeout_s: Seconds = Field(10, description="Patience with a tool server that says what it has")
     call_timeout_s: Seconds = Field(60, description="Longest time of a tool call")
     max_result_bytes: int = Field(1_048_576, ge=1024, description="Largest result of a tool call")
-    max_calls: int = Field(256, ge=1, description="Tool calls at once")
+    max_request_bytes: int = Field(1_048_576, ge=1024, description="Largest request, the arguments of a call included")
+    max_calls: int = Field(
+        256, ge=1, description="Tool calls at the same time; a project has a quarter of them at most"
+    )
 
 
 class TelemetrySettings(Section):
