@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -25,6 +26,7 @@ from tidegate.keys import read_pepper
 from tidegate.local.footprint import memory_mb
 from tidegate.local.ingest import Ingest
 from tidegate.local.journeys import walk
+from tidegate.local.permissions import keep_private, readable_by_others, tighten
 from tidegate.local.stack import Running, Stack, up_file
 from tidegate.local.steps import Bar, Steps
 from tidegate.local.traces import as_tree, read_trace
@@ -49,6 +51,7 @@ ProjectOption = Annotated[str, typer.Option("--project", help="The project insid
 
 def main() -> None:
     """Entry point: our own errors become one message and exit code 2, never a traceback."""
+    keep_private()
     try:
         app()
     except OperatorError as error:
@@ -59,7 +62,7 @@ def main() -> None:
 @app.command()
 def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Makes the secrets that are missing: the one that keys are hashed with, and the keys of internal tokens."""
-    settings = _checked(config).document.settings
+    settings = _private(_checked(config)).document.settings
     made = {settings.auth.key_pepper_file: _make_pepper(settings.auth.key_pepper_file)}
     identity = settings.identity
     made[identity.signing_key_file] = make_keys(identity.signing_key_file, identity.public_keys_file)
@@ -71,6 +74,11 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Validates the configuration and prints the effective settings, without secrets."""
     loaded = _checked(config)
+    for path in readable_by_others(loaded.document.settings):
+        Console(stderr=True, soft_wrap=True).print(
+            f"[yellow]warning:[/] other users of this machine can read {_escape(str(path))}; run `tidegate init`",
+            highlight=False,
+        )
     console.print(yaml.safe_dump(redacted(loaded.document), sort_keys=False), highlight=False, markup=False)
     console.print(f"[green]{config} is valid[/]", highlight=False)
 
@@ -113,7 +121,7 @@ def schema() -> None:
 @app.command()
 def apply(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Migrates the database and makes it hold the `resources` half of the configuration."""
-    loaded = _checked(config)
+    loaded = _private(_checked(config))
 
     async def work(connection: AsyncConnection) -> list[str]:
         return await apply_resources(connection, loaded.document.resources)
@@ -125,6 +133,7 @@ def apply(config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command()
 def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Runs one gateway process in the foreground."""
+    _private(load(config))
     os.execv(sys.executable, [sys.executable, "-m", "gateway", "--config", str(config)])  # noqa: S606
 
 
@@ -139,7 +148,7 @@ def up(
     once: Annotated[bool, typer.Option(help="Stop after the journeys; non-zero if one failed.")] = False,
 ) -> None:
     """Starts everything on this machine and stays up until Ctrl-C."""
-    loaded = _checked(config)
+    loaded = _private(_checked(config))
     settings = loaded.document.settings
     _make_pepper(settings.auth.key_pepper_file)
     make_keys(settings.identity.signing_key_file, settings.identity.public_keys_file)
@@ -226,7 +235,7 @@ def usage(
     columns += ["input_tokens", "output_tokens", "cached_tokens"]
     table = Table(*columns)
     for row in found:
-        table.add_row(*(str(row[column]) for column in columns))
+        table.add_row(*(_escape(str(row[column])) for column in columns))
     console.print(table)
 
 
@@ -262,7 +271,7 @@ def keys_list(config: ConfigOption = DEFAULT_CONFIG) -> None:
     columns = ("key_id", "organisation", "project", "name", "created_at", "expires_at", "revoked_at")
     table = Table(*columns)
     for row in _in_database(_checked(config), list_keys):
-        table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+        table.add_row(*(_shown(column, row[column]) for column in columns))
     console.print(table)
 
 
@@ -286,6 +295,22 @@ def _checked(config: Path) -> Loaded:
                 continue  # what reads documents is installed where documents are read, and looked at when that starts
             raise loaded.error(location, error.message) from error
     return loaded
+
+
+def _private(loaded: Loaded) -> Loaded:
+    """The same, once nobody else may read what an earlier version left readable."""
+    for path in tighten(loaded.document.settings):
+        Console(stderr=True, soft_wrap=True).print(f"now for this user only: {_escape(str(path))}", highlight=False)
+    return loaded
+
+
+def _shown(column: str, value: object) -> str:
+    """A cell of a table; times are ISO 8601, in UTC."""
+    if value is None:
+        return ""
+    if column.endswith("_at") and isinstance(value, float):
+        return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _escape(str(value))
 
 
 def _in_database(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tidegate.local.permissions import is_shared
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,3 +116,83 @@ def test_up_says_what_it_needs(folder: Path) -> None:
     argv = [sys.executable, "-m", "tidegate.cli", "up", "--once"]
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "needs a model under resources.models" in done.stderr
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """The permissions of everything in the state folder."""
+    state = folder / ".tidegate"
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in (state, *state.rglob("*"))}
+
+
+def only_for_the_owner(folder: Path) -> list[str]:
+    """What others could read, to be empty."""
+    return [name for name, mode in modes(folder).items() if mode & 0o077]
+
+
+def test_what_is_kept_is_for_its_owner_only(folder: Path) -> None:
+    for command in ("init", "apply"):
+        done = tidegate(folder, command)
+        assert done.returncode == 0 and "now for" not in done.stderr and only_for_the_owner(folder) == []
+    assert {".tidegate", ".tidegate/tidegate.db", ".tidegate/secrets"} <= modes(folder).keys()
+    with sqlite3.connect(folder / ".tidegate" / "tidegate.db") as connection:
+        connection.execute("create table written (x)")
+        connection.commit()
+        assert only_for_the_owner(folder) == []
+    connection.close()
+
+
+@pytest.mark.parametrize("command", ["init", "apply", "serve"])
+def test_an_installation_that_others_can_read_is_closed(folder: Path, command: str) -> None:
+    for first in ("init", "apply"):
+        tidegate(folder, first)
+    state = folder / ".tidegate"
+    for below in ("journal", "knowledge/acme", "run", "logs"):
+        (state / below).mkdir(parents=True)
+        (state / below / "file").write_text("x")
+    (state / "secrets" / "link").symlink_to(folder / "tidegate.yaml")
+    outside = stat.S_IMODE((folder / "tidegate.yaml").stat().st_mode)
+    for path in (state, *state.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    warned = tidegate(folder, "check")
+    assert warned.returncode == 0 and "other users of this machine can read" in warned.stderr
+    assert f"{state}/tidegate.db" in warned.stderr and f"{state}/secrets/key_pepper" in warned.stderr
+    (state / "secrets" / "key_pepper").unlink()  # so that `serve` ends
+    closed = tidegate(folder, command)
+    assert f"now for this user only: {state.relative_to(folder)}" in closed.stderr
+    left = [name for name in only_for_the_owner(folder) if not name.endswith("link")]
+    assert left == [] and stat.S_IMODE((folder / "tidegate.yaml").stat().st_mode) == outside
+    assert "other users" not in tidegate(folder, "check").stderr
+    assert "now for" not in tidegate(folder, "apply").stderr
+
+
+def test_what_stands_in_a_closed_folder_needs_no_warning(folder: Path) -> None:
+    for first in ("init", "apply"):
+        tidegate(folder, first)
+    (folder / ".tidegate" / "tidegate.db").chmod(0o644)
+    assert tidegate(folder, "check").stderr == ""
+    (folder / ".tidegate").chmod(0o711)
+    assert "tidegate.db" in tidegate(folder, "check").stderr
+
+
+@pytest.mark.parametrize(
+    ("file_group", "user", "group", "shared"),
+    [(0, 0, 0, False), (1000, 1000, 1000, False), (0, 1000650000, 0, True), (2000, 1000, 1000, True)],
+    ids=["root", "a user", "OpenShift's arbitrary user", "a volume's fsGroup"],
+)
+def test_a_group_that_shares_a_volume_keeps_its_access(file_group: int, user: int, group: int, shared: bool) -> None:
+    """Not by the command line, which would have to run as other users."""
+    assert is_shared(file_group, user, group) is shared
+
+
+def test_times_are_shown_as_times(folder: Path) -> None:
+    for first in ("init", "apply"):
+        tidegate(folder, first)
+    owner = ("--organisation", "acme", "--project", "demo")
+    made = tidegate(folder, "keys", "create", *owner, "--name", "[red]ci[/]", "--days", "1")
+    tidegate(folder, "keys", "revoke", made.stdout.split("-")[1], *owner)
+    tidegate(folder, "keys", "create", *owner)
+    listed = tidegate(folder, "keys", "list").stdout
+    time = r"20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ"
+    assert len(re.findall(time, listed)) == 4, "created twice, expires once, revoked once"
+    assert "[red]ci[/]" in listed and not re.search(r"\d{9}", listed)

@@ -17,13 +17,13 @@ from tidegate.config.resources import McpServer, Model, Replica, Resources
 from tidegate.errors import ConfigError
 from tidegate.keys import read_pepper
 from tidegate.local.model_server import ModelServer
+from tidegate.local.permissions import STATE
 from tidegate.local.processes import Part, PartFailed, answers, stop_all, wait_for
 from tidegate.local.steps import Steps
 from tidegate.store.database import Database
 from tidegate.store.keys import create_key
 from tidegate.store.resources import apply_resources
 
-STATE = Path(".tidegate")
 _KEY_DAYS = 1.0
 _SERVICES_START_S = 120
 _VLLM_START_S = 600

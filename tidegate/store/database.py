@@ -1,5 +1,6 @@
 """One way to reach the database, SQLite or PostgreSQL."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,7 +32,7 @@ class Database:
         self.is_sqlite = url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"pool_pre_ping": True}
         if self.is_sqlite and url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            _make_private(Path(url.database))
         else:
             options |= {"pool_size": 5, "max_overflow": 5, "pool_timeout": 10}
         try:
@@ -117,6 +118,17 @@ def _alembic() -> Config:
 
 def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(_alembic())
+
+
+def _make_private(path: Path) -> None:
+    """Makes an empty database that only this user may read; SQLite gives its helper files the same mode."""
+    if str(path).startswith((":memory:", "file:")) or path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise StoreError(f"the database {path} cannot be made: {error.strerror}") from error
 
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
