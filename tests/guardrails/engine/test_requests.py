@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from guardrails.engine.media import check_media
 from guardrails.engine.policy import Policy, build_policy
-from guardrails.engine.requests import Refused, check_media, screen_request
+from guardrails.engine.requests import Refused, screen_request
 from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
 from tidegate.errors import InvalidRequest
