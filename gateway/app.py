@@ -64,7 +64,6 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
     """Everything a gateway needs, running: the public and the management application.
 
     With a `place` it is one of several workers: its supervisor ships the journal, and shows the metrics.
-
     On leaving, nothing may be in flight any more; the journal is shipped and every connection closed.
 
     Raises:
@@ -118,8 +117,7 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
                 metrics.fold()
     finally:
         source.close()
-        parts.close()
-        await parts.screener.close()
+        await parts.close()
         await database.close()
         await asyncio.to_thread(parts.tracing.close)
 
@@ -139,11 +137,12 @@ class _Parts:
     agents: ServiceClient
     screener: Screener
 
-    def close(self) -> None:
-        """Lets go of connections and the journal."""
+    async def close(self) -> None:
+        """Lets go of connections, the journal and the processes that screen."""
         self.knowledge.close()
         self.agents.close()
         self.journal.close()
+        await self.screener.close()
 
 
 def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> Gateway:

@@ -45,6 +45,8 @@ from tidegate.wire.skim import Skim, is_large
 
 _LAST_WORDS_S = 2.0
 """How long a caller has to take an error."""
+_MAX_PRESET_TOKENS = 50_000
+"""A preset's request is decoded as a whole."""
 
 
 class Pipeline:
@@ -136,7 +138,7 @@ class Pipeline:
             exchange.span = self._tracing.start(exchange.operation.name, parent, SpanKind.SERVER)
             exchange.trace_id = f"{exchange.span.get_span_context().trace_id:032x}"
             return
-        value = incoming if incoming is not None and parent is not None else unsampled_traceparent()
+        value = unsampled_traceparent(parent)
         exchange.trace_id = value[3:35].decode()
         exchange.carry_trace(value)
 
@@ -238,6 +240,11 @@ class Pipeline:
         preset = exchange.known_model().preset
         if preset is None:
             return
+        if exchange.inspection is not None and exchange.inspection.tokens > _MAX_PRESET_TOKENS:
+            raise InvalidRequest(
+                f"A request to a preset may hold some {_MAX_PRESET_TOKENS} JSON values. Send less at once.",
+                code="request_too_complex",
+            )
         with self._tracing.child(names.SPAN_RETRIEVE, exchange.span, SpanKind.CLIENT) as span:
             trace = exchange.trace if span is None else exchange.trace_lines(traceparent(span))
             await self._augmenter.augment(
