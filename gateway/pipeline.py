@@ -27,6 +27,7 @@ from tidegate.errors import (
     ClientError,
     ClientGone,
     DeadlineExceeded,
+    InvalidRequest,
     Stopping,
     TidegateError,
     UpstreamError,
