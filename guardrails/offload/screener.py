@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from guardrails.engine.policy import Policy
+from guardrails.engine.requests import suspects
 from guardrails.offload.worker import INSPECT, SCREENS, TARGET, Inspected, Job, Screened
 from tidegate.config.settings import ScreeningSettings
 from tidegate.errors import InvalidRequest, Overloaded, TidegateError, UpstreamBroken
@@ -61,8 +62,7 @@ class Screener:
         """
         if len(raw) < _MAX_INLINE_BYTES or not policy.spec:
             return SCREENS[kind](policy, raw)
-        guardrails = policy.inputs if kind == "request" else policy.outputs
-        if len(raw) < _MAX_HARMLESS_BYTES and not any(guardrail.may_match(raw) for guardrail in guardrails):
+        if len(raw) < _MAX_HARMLESS_BYTES and not _may_match(kind, policy, raw):
             return raw, []
         head, body = await self._run(kind, policy, raw, project)
         screened = msgspec.json.decode(head, type=Screened)
@@ -111,3 +111,9 @@ class Screener:
         if of_answer:
             return UpstreamBroken(f"screening the model server's answer takes {what}")
         return InvalidRequest(f"Checking this request takes {what}. Send less at once.", code="request_too_complex")
+
+
+def _may_match(kind: str, policy: Policy, raw: bytes) -> bool:
+    if kind == "request":
+        return bool(suspects(policy, raw))
+    return any(guardrail.may_match(raw) for guardrail in policy.outputs)

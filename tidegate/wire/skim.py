@@ -3,7 +3,7 @@
 import re
 
 _NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
-_DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
+DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 """An escape in place of a character that names consist of."""
 
 _LARGE_BYTES, _MANY = 16_384, 1000
@@ -26,7 +26,7 @@ class Skim:
         self._raw = raw
         large = len(raw) >= _LARGE_BYTES
         self._escaped = b"\\" in raw
-        self.disguises = self._escaped and b"\\u00" in raw and _DISGUISE.search(raw) is not None
+        self.disguises = self._escaped and b"\\u00" in raw and DISGUISE.search(raw) is not None
         """Whether names may be spelled with escapes."""
         self._plain = not large and not self._escaped
         """Small and without escapes, as nearly all are: looking at all of it is the least."""
