@@ -42,7 +42,7 @@ from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
 from tidegate.wire.request import read_request
-from tidegate.wire.skim import Skim, is_large
+from tidegate.wire.skim import MAX_INLINE_BYTES, Skim
 
 _LAST_WORDS_S = 2.0
 """How long a caller has to take an error."""
@@ -169,11 +169,11 @@ class Pipeline:
         exchange.due = began + self._body_timeout_s
         self._deadlines.add(exchange)
         exchange.body = await receive_body(exchange, most)
-        if is_large(exchange.body):
+        skim = Skim(exchange.body) if len(exchange.body) < MAX_INLINE_BYTES else None
+        if skim is None or skim.is_dense():
             await self._inspect(exchange, began)
         else:
-            exchange.skim = Skim(exchange.body)
-            exchange.request = read_request(exchange.body, exchange.skim)
+            exchange.request, exchange.skim = read_request(exchange.body, skim), skim
         assert exchange.request is not None  # noqa: S101
         exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
         exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._max_request_s)
@@ -200,13 +200,13 @@ class Pipeline:
             await asked
         exchange.admitted = True
         inspection = exchange.inspection
-        if inspection is not None:
-            if inspection.not_allowed is not None:
-                raise inspection.not_allowed
-        elif request.uses_rare_fields:
-            check_fields(policy, request)
-        if request.uses_rare_fields and exchange.model.preset is not None:
-            check_preset(request)
+        if inspection is not None and inspection.not_allowed is not None:
+            raise inspection.not_allowed
+        if request.uses_rare_fields:
+            if inspection is None:
+                check_fields(policy, request)
+            if exchange.model.preset is not None:
+                check_preset(request)
         if exchange.upload is None and inspection is None:
             assert exchange.skim is not None  # noqa: S101 - `read` has looked
             check_media(policy, exchange.body, exchange.skim)

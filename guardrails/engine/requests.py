@@ -18,6 +18,8 @@ from tidegate.wire.openai import GenerateRequest, decode_object, encode
 from tidegate.wire.skim import DISGUISE
 
 _TEXT_FIELD = re.compile(rb'"text"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_MESSAGES = re.compile(rb'\[\s*\{\s*"(?:role|content)"')
+_STRINGS = re.compile(rb'\[\s*"')
 _BARE_PARTS = re.compile(rb'"content"\s*:\s*\[\s*"')
 _OFF = (b"null", b"false")
 _decode_texts = msgspec.json.Decoder(list[str]).decode
@@ -47,9 +49,14 @@ def suspects(policy: Policy, raw: bytes) -> list[Guardrail]:
 
 def _joined_parts(raw: bytes) -> bytes | None:
     """All text parts of a request as one JSON text, empty where there are fewer than two; None if that cannot be seen."""
-    if (b"\\u00" in raw and DISGUISE.search(raw) is not None) or _BARE_PARTS.search(raw) is not None:
+    first = raw.find(b"[")
+    if first < 0 or (raw.find(b"[", first + 1) < 0 and _MESSAGES.match(raw, first) is not None):
+        return b""  # nearly always: a list of messages, whose contents are texts
+    disguised = b"\\u00" in raw and DISGUISE.search(raw) is not None
+    if disguised or (_STRINGS.search(raw) is not None and _BARE_PARTS.search(raw) is not None):
         return None
-    if raw.count(b'"text"') < 2:
+    text = raw.find(b'"text"')
+    if text < 0 or raw.find(b'"text"', text + 6) < 0:
         return b""
     parts = _TEXT_FIELD.findall(raw)
     return b'"%s"' % b"".join(parts) if len(parts) > 1 else b""

@@ -17,11 +17,10 @@ from tidegate.serving.fair_slots import Project
 from tidegate.serving.process_pool import Failure, JobFailed, PoolLimits, ProcessPool
 from tidegate.types import Verdict
 from tidegate.wire.openai import GenerateRequest, decode_request
+from tidegate.wire.skim import MAX_INLINE_BYTES
 
 _MAX_INLINE_BYTES = 8_192
 """Texts in which there may be a finding are scanned in the event loop up to here: within a millisecond."""
-_MAX_HARMLESS_BYTES = 262_144
-"""Up to here, looking for whether there may be a finding takes less than a millisecond."""
 _ATTEMPTS = 2
 
 
@@ -62,7 +61,7 @@ class Screener:
         """
         if len(raw) < _MAX_INLINE_BYTES or not policy.spec:
             return SCREENS[kind](policy, raw)
-        if len(raw) < _MAX_HARMLESS_BYTES and not _may_match(kind, policy, raw):
+        if len(raw) < MAX_INLINE_BYTES and not _may_match(kind, policy, raw):
             return raw, []
         head, body = await self._run(kind, policy, raw, project)
         screened = msgspec.json.decode(head, type=Screened)

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from tidegate.errors import InvalidRequest
 from tidegate.wire.openai import (
     ALWAYS_LOOKED_AT,
+    RARE_FIELDS,
     GenerateRequest,
     decode_any,
     decode_fields,
@@ -26,7 +27,7 @@ _NAME = re.compile(rb'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r
 _AFTER_VALUE = re.compile(rb"[ \t\n\r]*([,}])")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = tuple(1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256))
-_COMMON_NAMES = tuple(name.encode() for name in ALWAYS_LOOKED_AT)
+_COMMON_NAMES = tuple(b'"%s"' % name.encode() for name in ALWAYS_LOOKED_AT)
 _MAX_VALUES = {
     "top_k": 2**31 - 1,
     "seed": 2**63 - 1,
@@ -116,18 +117,17 @@ def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest) -> None:
     Raises:
         InvalidRequest: it occurs twice.
     """
-    may_repeat = skim.may_repeat
-    suspects = [name for name in _COMMON_NAMES if may_repeat(name)]
-    if request.uses_rare_fields:
-        suspects += [name.encode() for name in request.rare_fields() if may_repeat(name.encode())]
-    if not suspects or spans_of(raw) is not None:
+    may_repeat = skim.may_repeat_any(_COMMON_NAMES)
+    if not may_repeat and request.uses_rare_fields:
+        may_repeat = skim.may_repeat_any([b'"%s"' % name.encode() for name in request.rare_fields()])
+    if not may_repeat or spans_of(raw) is not None:
         return
     values = decode_fields(raw)
-    for name in suspects:
-        pattern = re.compile(rb'"%s"' % b"".join(map(_any_spelling, name)))
+    for name in (*ALWAYS_LOOKED_AT, *RARE_FIELDS):
+        pattern = re.compile(rb'"%s"' % b"".join(map(_any_spelling, name.encode())))
         inside = sum(len(pattern.findall(value)) for value in values.values())
         if len(pattern.findall(raw)) - inside > 1:
-            raise InvalidRequest(f"The body has more than one field `{name.decode()}`.", param=name.decode())
+            raise InvalidRequest(f"The body has more than one field `{name}`.", param=name)
 
 
 def _any_spelling(byte: int) -> bytes:

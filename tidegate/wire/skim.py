@@ -1,48 +1,57 @@
 """What can be known of a JSON text without decoding it, for little more than finding its quotes: long texts are passed over."""
 
 import re
+from collections.abc import Sequence
 
 _NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
 DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 """An escape in place of a character that names consist of."""
 
-_LARGE_BYTES, _MANY = 16_384, 1000
-_MAX_INLINE_BYTES, _MAX_INLINE_TOKENS = 262_144, 8_000
-
-
-def is_large(raw: bytes) -> bool:
-    """Whether looking at `raw` takes milliseconds, so that it is done in another process."""
-    if len(raw) < _LARGE_BYTES:
-        return False
-    return len(raw) >= _MAX_INLINE_BYTES or raw.count(b'"') + raw.count(b"[") + raw.count(b"{") > _MAX_INLINE_TOKENS
+MAX_INLINE_BYTES = 262_144
+"""Longer texts are looked at in another process."""
+_SMALL_BYTES, _LARGE_BYTES = 2_048, 16_384
+_MANY_IN_SMALL, _MANY = 400, 1000
+_MAX_INLINE_TOKENS = 8_000
 
 
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_escaped", "_pieces", "_plain", "_raw", "disguises")
+    __slots__ = ("_escaped", "_outside", "_pieces", "_plain", "_raw", "disguises")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
-        large = len(raw) >= _LARGE_BYTES
+        size = len(raw)
         self._escaped = b"\\" in raw
         self.disguises = self._escaped and b"\\u00" in raw and DISGUISE.search(raw) is not None
         """Whether names may be spelled with escapes."""
-        self._plain = not large and not self._escaped
+        self._plain = size < _SMALL_BYTES and not self._escaped
         """Small and without escapes, as nearly all are: looking at all of it is the least."""
-        self._pieces = _split(raw) if large else None
-        """Of a large text with few quotes, so that looking at each piece's end is less than looking at all of `raw`."""
+        self._pieces = None if self._plain else _split(raw)
+        """Of a text with few quotes, so that looking at each piece's end is less than looking at all of `raw`."""
+        self._outside: bytes | None = None
+
+    def is_dense(self) -> bool:
+        """Whether it has so many strings or brackets that looking at them takes milliseconds."""
+        if len(self._raw) < _LARGE_BYTES:
+            return False
+        raw = self._raw if self._pieces is None else self._outside_strings()
+        return raw.count(b'"') + raw.count(b"[") + raw.count(b"{") > _MAX_INLINE_TOKENS
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""
-        if self._plain and len(self._raw.translate(None, _NO_OPENINGS)) <= depth:
-            return False
-        pieces = self._pieces if self._pieces is not None else self._raw.split(b'"') if self._is_small() else None
-        if pieces is None:
-            return len(self._raw.translate(None, _NO_OPENINGS)) > depth
-        unclear = self._escaped and any(piece.endswith(b"\\") for piece in pieces)  # a quote may be part of a text
-        outside = self._raw if unclear else b"".join(pieces[::2])
+        outside = self._raw if self._plain else self._outside_strings()
         return len(outside.translate(None, _NO_OPENINGS)) > depth
+
+    def may_repeat_any(self, names: Sequence[bytes]) -> bool:
+        """False only if none of `names`, each in quotes, stands there twice, however it is spelled."""
+        if self.disguises:
+            return True
+        raw, pieces = self._raw, self._pieces
+        for name in names:  # noqa: SIM110 - a generator would cost as much as the search
+            if (raw.count(name) if pieces is None else pieces.count(name[1:-1])) > 1:
+                return True
+        return False
 
     def may_have(self, name: bytes) -> bool:
         """False only if no string or name is `name`, however it is spelled."""
@@ -66,19 +75,28 @@ class Skim:
             return any(piece.startswith(beginning) for piece in self._pieces)
         return b'"' + beginning in self._raw
 
-    def _is_small(self) -> bool:
-        return len(self._raw) < _LARGE_BYTES
+    def _outside_strings(self) -> bytes:
+        """What stands outside strings; all of `raw` where that is not easily seen."""
+        outside = self._outside
+        if outside is None:
+            pieces = self._pieces
+            unclear = pieces is None or (self._escaped and any(piece.endswith(b"\\") for piece in pieces))
+            outside = self._outside = self._raw if pieces is None or unclear else b"".join(pieces[::2])
+        return outside
 
     def _count(self, name: bytes) -> int:
         return self._raw.count(b'"%s"' % name) if self._pieces is None else self._pieces.count(name)
 
 
 def _split(raw: bytes) -> list[bytes] | None:
-    """At the quotes, as `bytes.split`; looking for the next one is ten times as fast where they are far between.
+    """At the quotes, as `bytes.split`; None if there are many.
 
-    None if there are many.
+    In a large text, looking for the next one is ten times as fast where they are far between.
     """
     pieces: list[bytes] = []
+    if len(raw) < _LARGE_BYTES:
+        pieces = raw.split(b'"', _MANY_IN_SMALL)
+        return pieces if len(pieces) <= _MANY_IN_SMALL else None
     at = 0
     while len(pieces) < _MANY:
         quote = raw.find(b'"', at)
