@@ -29,9 +29,8 @@ from gateway.mcp.shares import Shares
 from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
 from gateway.mcp.visit import JOINT, VISIT, Visit, no_tool
 from gateway.snapshot import ToolServer
-from guardrails.engine.policy import Policy, screen_off_loop
 from guardrails.engine.requests import Refused as Screened
-from guardrails.engine.requests import screen_request
+from guardrails.offload.screener import Screener
 from tidegate import __version__
 from tidegate.config.settings import McpSettings
 from tidegate.errors import (
@@ -45,7 +44,7 @@ from tidegate.errors import (
 )
 from tidegate.telemetry import names
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
-from tidegate.types import Outcome
+from tidegate.types import Outcome, Verdict
 from tidegate.wire.openai import decode_object, encode
 
 RATE_LIMITED = -32_000
@@ -56,9 +55,12 @@ Context = ServerRequestContext[Any]
 class Federation:
     """Answers `tools/list` and `tools/call` for whoever visits."""
 
-    def __init__(self, settings: McpSettings, limits: ProjectLimits, tracing: Tracing, meter: ToolMeter) -> None:
+    def __init__(
+        self, settings: McpSettings, limits: ProjectLimits, screener: Screener, tracing: Tracing, meter: ToolMeter
+    ) -> None:
         self._settings = settings
         self._limits = limits
+        self._screener = screener
         self._tracing = tracing
         self._meter = meter
         self._calls = Shares(settings.max_calls, "tool calls at the same time")
@@ -135,9 +137,9 @@ class Federation:
             self._meter.begin(call, visit, server, name, trace_id)
             if failure is not None:
                 raise failure
-            arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
+            arguments = await self._screened_arguments(visit, params.arguments or {}, call)
             raw = await self._asked(server, tool, arguments, visit, call, span)
-        return await self._screened_result(visit.policy, raw, call)
+        return await self._screened_result(visit, raw, call)
 
     async def _listed(self, visit: Visit, server: ToolServer) -> list[dict[str, Any]]:
         limits = Limits(self._settings.list_timeout_s, self._settings.max_result_bytes)
@@ -194,17 +196,20 @@ class Federation:
                 message = f"The mcp:{server.name} service did not answer in time."
                 raise ServiceUnavailable(message, code=UpstreamTimeout.code) from error
 
-    async def _screened_arguments(self, policy: Policy, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
+    async def _screened(self, visit: Visit, raw: bytes) -> tuple[bytes, list[Verdict]]:
+        return await self._screener.screen("request", visit.policy, raw, visit.principal.tenant)
+
+    async def _screened_arguments(self, visit: Visit, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
         raw = encode(arguments)
-        screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, raw)
+        screened, verdicts = await self._screened(visit, raw)
         call.verdicts += verdicts
         return arguments if screened is raw else decode_object(screened)
 
-    async def _screened_result(self, policy: Policy, raw: dict[str, Any], call: Call) -> CallToolResult:
+    async def _screened_result(self, visit: Visit, raw: dict[str, Any], call: Call) -> CallToolResult:
         """The result as the policy lets it pass; one that it does not is an error that the model can read."""
         text = encode(raw)
         try:
-            screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, text)
+            screened, verdicts = await self._screened(visit, text)
         except Screened as error:
             call.verdicts += error.verdicts
             told = "The tool's result is withheld: it holds what the policy of this project does not let pass."

@@ -11,6 +11,11 @@ _LIVE = "tests/live/test_live.py::"
 _RELAY = "tests/gateway/test_relay.py::"
 _SURFACE = "tests/gateway/api/test_surface.py::"
 _UPLOAD = "tests/gateway/test_upload.py::"
+_SCREENING = "tests/gateway/test_screening.py::"
+_HOSTILE = "tests/gateway/test_hostile.py::"
+_PRESETS = "tests/gateway/test_presets.py::"
+_POOL = "tests/tidegate/serving/test_process_pool.py::"
+_REQUESTS = "tests/guardrails/engine/test_requests.py::"
 
 RELAY = (
     Requirement(
@@ -194,6 +199,43 @@ RELAY = (
             "tests/gateway/test_hostile.py::test_nonsense_is_told_so_and_goes_nowhere",
             "tests/gateway/test_hostile.py::test_what_only_looks_like_nonsense_passes",
             "tests/gateway/test_hostile.py::test_nobody_notices_the_nonsense_of_others",
+        ),
+    ),
+    Requirement(
+        "relay.large_requests",
+        "platform",
+        "What is expensive to check is checked in processes apart, fairly, and only as long as somebody waits for it",
+        (
+            _SCREENING + "test_other_requests_are_served_while_ten_megabytes_of_digits_are_checked",
+            _SCREENING + "test_a_disconnect_ends_the_check",
+            _SCREENING + "test_the_deadline_ends_the_check",
+            _SCREENING + "test_a_check_that_needs_too_much_is_refused_and_the_next_is_done",
+            _SCREENING + "test_a_process_that_is_killed_is_tried_once_more_and_then_told",
+            _SCREENING + "test_one_projects_checks_do_not_hold_up_anothers",
+            _SCREENING + "test_no_process_outlives_the_gateway",
+            _HOSTILE + "test_a_body_that_is_slow_to_read_holds_nobody_up",
+            _POOL + "test_projects_take_turns_and_none_holds_every_process",
+            _POOL + "test_what_waits_of_one_project_is_bounded_in_number_and_bytes",
+            _POOL + "test_memory_is_bounded_and_a_process_that_has_grown_is_replaced",
+            _POOL + "test_cancelling_kills_the_process",
+        ),
+    ),
+    Requirement(
+        "relay.one_reading",
+        "platform",
+        "Fields that the gateway acts on have one reading, and what a policy cannot screen does not pass",
+        (
+            _HOSTILE + "test_a_field_that_is_acted_on_occurs_once_however_it_is_spelled",
+            _HOSTILE + "test_usage_is_asked_for_whatever_a_client_says_of_it",
+            _HOSTILE + "test_what_gets_past_a_policy_is_refused_in_bodies_of_any_size",
+            _HOSTILE + "test_whether_a_trace_is_recorded_is_not_the_clients_to_say",
+            _REQUESTS + "test_text_that_looks_like_media_is_searched",
+            _REQUESTS + "test_digits_that_the_model_reads_as_one_number_are_one",
+            _REQUESTS + "test_numbers_that_only_stand_near_each_other_are_not_one",
+            _REQUESTS + "test_prompts_that_are_no_text_are_refused_where_they_would_have_to_be_read",
+            _REQUESTS + "test_the_cache_key_of_media_is_a_guarded_field",
+            _PRESETS + "test_a_presets_prompt_is_not_shown",
+            _PRESETS + "test_a_large_request_to_a_preset_is_answered_unless_it_has_too_many_values",
         ),
     ),
     Requirement(

@@ -20,6 +20,7 @@ DOORS = (
     "tests/gateway/test_hostile.py",
     "tests/gateway/test_presets.py",
     "tests/gateway/test_relay.py",
+    "tests/gateway/test_screening.py",
     "tests/gateway/test_upload.py",
     "tests/live",
     "tests/mcp_servers",

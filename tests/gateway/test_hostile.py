@@ -2,11 +2,13 @@
 
 import json
 import socket
+import threading
 from typing import Any
 
 import pytest
 
 from tests.stand import Fake, Gateway, wait_until
+from tidegate.wire.openai import ALWAYS_LOOKED_AT, RARE_FIELDS
 
 BODY = b'{"model":"m","messages":[]}'
 CHUNKS = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -169,6 +171,112 @@ def test_what_only_looks_like_nonsense_passes(gateway: Gateway, fake: Fake, raw:
     fake.forget()
     assert gateway.post(raw).status_code == 200
     assert fake.seen()[0]["body"] == raw
+
+
+VALUES = {
+    "model": b'"m"',
+    "stream": b"false",
+    "stream_options": b"null",
+    "messages": b"[]",
+    "prompt": b'"a"',
+    "input": b'"a"',
+}
+ACTED_ON = (*ALWAYS_LOOKED_AT, *RARE_FIELDS)
+
+
+def disguised(name: str) -> bytes:
+    """The name with an escape in place of its last character."""
+    return name[:-1].encode() + b"\\u%04X" % ord(name[-1])
+
+
+@pytest.mark.parametrize("padding", [0, 300_000], ids=["small", "large"])
+@pytest.mark.parametrize("name", ACTED_ON)
+def test_a_field_that_is_acted_on_occurs_once_however_it_is_spelled(
+    gateway: Gateway, fake: Fake, name: str, padding: int
+) -> None:
+    fake.forget()
+    value = VALUES.get(name, b"null")
+    rest = b"" if name == "model" else b'"model":"m",'
+    for twin in (name.encode(), disguised(name)):
+        raw = b'{%s"%s":%s,"x":"%s","%s":%s}' % (rest, name.encode(), value, b"a" * padding, twin, value)
+        answer = gateway.post(raw)
+        assert answer.status_code == 400 and f"more than one field `{name}`" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["param"] == name
+    assert fake.truth()["requests"] == 0
+
+
+@pytest.mark.parametrize("padding", [0, 300_000], ids=["small", "large"])
+@pytest.mark.parametrize("value", [b"null", b"{}", b'{"include_usage":false}'])
+@pytest.mark.parametrize("name", [b"stream_options", b"stream\\u005foptions"])
+def test_usage_is_asked_for_whatever_a_client_says_of_it(
+    gateway: Gateway, fake: Fake, name: bytes, value: bytes, padding: int
+) -> None:
+    fake.forget()
+    body = b'{"%s":%s,"model":"m","max_tokens":3,"stream":true,"x":"%s","y":{"stream_options":1}}'
+    answer = gateway.post(body % (name, value, b"a" * padding))
+    assert answer.status_code == 200 and "[DONE]" in answer.text
+    sent = fake.seen()[0]["body"]
+    assert json.loads(sent)["stream_options"] == {"include_usage": True} and sent.count(b'options":') == 2
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert (row["output_tokens"], row["usage_source"]) == (3, "reported")
+
+
+HEAVY = {
+    "groups of brackets": b",".join([b"[" * 110 + b"]" * 110] * 5_000),
+    "objects with a url": b",".join([b'{"url":1}'] * 100_000),
+    "a fetched url behind many": b",".join([b'{"url":1}'] * 100_000) + b',{"image_url":"http://x"}',
+    "names": b",".join([b'{"model":1}'] * 100_000),
+    "numbers": b",".join([b"1"] * 500_000),
+    "empty texts": b",".join([b'""'] * 300_000),
+    "an escaped text": b'"' + b"\\u0061" * 150_000 + b'"',
+    "escaped quotes": b'"' + b'\\"' * 400_000 + b'"',
+}
+
+
+@pytest.mark.parametrize("inside", HEAVY.values(), ids=HEAVY)
+def test_a_body_that_is_slow_to_read_holds_nobody_up(gateway: Gateway, fake: Fake, inside: bytes) -> None:
+    raw, answers = b'{"model":"m","max_tokens":1,"x":[' + inside + b"]}", list[Any]()
+    wait_until(lambda: gateway.chat(max_tokens=1).status_code == 200)
+    sender = threading.Thread(target=lambda: answers.append(gateway.post(raw)))
+    sender.start()
+    while sender.is_alive():
+        assert gateway.chat(max_tokens=1).status_code == 200
+    fetched = b"http:" in inside
+    assert answers[0].status_code == (400 if fetched else 200)
+    assert not fetched or answers[0].json()["error"]["code"] == "media_url_not_allowed"
+
+
+@pytest.mark.parametrize("padding", [0, 300_000], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        ("/v1/completions", b'"prompt":[-0,52,49]', "prompt"),
+        ("/v1/completions", b'"prompt":[[],[52,49]]', "prompt"),
+        ("/v1/completions", b'"prompt_embeds":"AAAA"', "prompt_embeds"),
+        ("/v1/embeddings", b'"input":[[-0]]', "input"),
+        ("/v1/chat/completions", b'"cache_salt":"a"', "cache_salt"),
+        ("/v1/chat/completions", b'"messages":[{"content":[{"type":"image_url","uuid":"a"}]}]', "messages"),
+        ("/v1/chat/completions", b'"return_token_ids":true', "return_token_ids"),
+    ],
+)
+def test_what_gets_past_a_policy_is_refused_in_bodies_of_any_size(
+    gateway: Gateway, fake: Fake, path: str, fields: bytes, param: str, padding: int
+) -> None:
+    fake.forget()
+    answer = gateway.post(b'{"model":"m","x":"%s",%s}' % (b"a" * padding, fields), path=path)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert row["outcome"] == "refused" and fake.truth()["requests"] == 0
+
+
+def test_whether_a_trace_is_recorded_is_not_the_clients_to_say(gateway: Gateway, fake: Fake) -> None:
+    fake.forget()
+    for version, more in (("00", ""), ("01", "-x"), ("ff", ""), ("zz", "")):
+        sent = f"{version}-{'a' * 32}-{'b' * 16}-ff{more}"
+        assert gateway.chat(headers={"traceparent": sent}, max_tokens=1).status_code == 200
+    seen = [dict(row["headers"])["traceparent"] for row in fake.seen()]
+    assert seen[:2] == [f"00-{'a' * 32}-{'b' * 16}-00"] * 2
+    assert all(value.startswith("00-") and value.endswith("-00") and "a" * 32 not in value for value in seen[2:])
 
 
 def test_nobody_notices_the_nonsense_of_others(gateway: Gateway, fake: Fake) -> None:
