@@ -44,6 +44,7 @@ from gateway.routing.select import Selector
 from gateway.services import ServiceRelay
 from gateway.settle import Settlement
 from gateway.snapshot import SnapshotSource
+from guardrails.offload.screener import Screener
 from tidegate import plugins
 from tidegate.config.settings import Settings
 from tidegate.identity import Minter, Verifier
@@ -63,7 +64,6 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
     """Everything a gateway needs, running: the public and the management application.
 
     With a `place` it is one of several workers: its supervisor ships the journal, and shows the metrics.
-
     On leaving, nothing may be in flight any more; the journal is shipped and every connection closed.
 
     Raises:
@@ -88,6 +88,7 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
         journal=Journal(journal_of(directory, place.slot) if place else directory, settings.journal.segment_bytes),
         knowledge=ServiceClient(settings.knowledge.url, "knowledge", minter, settings.relay),
         agents=ServiceClient(settings.agents.url, "agents", minter, settings.relay),
+        screener=Screener(settings.screening),
     )
     database = Database(settings.store)
     source = SnapshotSource(database, settings, minter, metrics, log)
@@ -116,7 +117,7 @@ async def build(settings: Settings, log: JsonLog, place: Place | None = None) ->
                 metrics.fold()
     finally:
         source.close()
-        parts.close()
+        await parts.close()
         await database.close()
         await asyncio.to_thread(parts.tracing.close)
 
@@ -134,12 +135,14 @@ class _Parts:
     journal: Journal
     knowledge: ServiceClient
     agents: ServiceClient
+    screener: Screener
 
-    def close(self) -> None:
-        """Lets go of connections and the journal."""
+    async def close(self) -> None:
+        """Lets go of connections, the journal and the processes that screen."""
         self.knowledge.close()
         self.agents.close()
         self.journal.close()
+        await self.screener.close()
 
 
 def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> Gateway:
@@ -150,6 +153,7 @@ def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> 
         parts.callers,
         limits=limits,
         dispatcher=_dispatcher(parts),
+        screener=parts.screener,
         settlement=Settlement(parts.journal, metrics, log, access_log=settings.telemetry.access_log),
         augmenter=Augmenter(parts.knowledge, settings.knowledge.search_timeout_s),
         tracing=tracing,
@@ -157,8 +161,8 @@ def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> 
         log=log,
     )
     clients = {"knowledge": parts.knowledge, "agents": parts.agents}
-    services = ServiceRelay(clients, settings, limits, tracing, metrics, log)
-    federation = Federation(settings.mcp, limits, tracing, ToolMeter(parts.journal, metrics, log))
+    services = ServiceRelay(clients, settings, limits, parts.screener, tracing, metrics, log)
+    federation = Federation(settings.mcp, limits, parts.screener, tracing, ToolMeter(parts.journal, metrics, log))
     tools = ToolDoor(source, parts.callers, federation, settings)
     http = build_http(source, parts.callers, services, log)
     http.state.minter = parts.minter
@@ -178,6 +182,7 @@ def _dispatcher(parts: _Parts) -> Dispatcher:
         tracing=parts.tracing,
         metrics=parts.metrics,
         log=parts.log,
+        screener=parts.screener,
     )
 
 

@@ -14,6 +14,7 @@ from gateway.routing.failover import Failover
 from gateway.routing.replicas import ReplicaState
 from gateway.routing.select import Pick, Selector
 from gateway.snapshot import ServedModel
+from guardrails.offload.screener import Screener
 from tidegate.errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from tidegate.identity import Minter, caller_for
 from tidegate.telemetry import names
@@ -34,6 +35,7 @@ class Dispatcher:
         tracing: Tracing,
         metrics: Metrics,
         log: JsonLog,
+        screener: Screener,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._selector = selector
@@ -42,6 +44,7 @@ class Dispatcher:
         self._tracing = tracing
         self._metrics = metrics
         self._log = log
+        self._screener = screener
 
     async def dispatch(self, exchange: Exchange) -> None:
         """See the module.
@@ -108,7 +111,7 @@ class Dispatcher:
                 quiet_for_s=self._loop.time() - exchange.quiet_since if exchange.tried else 0.0,
             )
             try:
-                await relay_answer(exchange, connection, server.settings)
+                await relay_answer(exchange, connection, server.settings, self._screener)
             finally:
                 server.pool.give_back(connection)
             if stream:

@@ -14,6 +14,7 @@ from gateway.backends.connection import Buffer
 from gateway.routing.select import Pick
 from gateway.snapshot import ServedModel, Snapshot
 from guardrails.engine.policy import Policy
+from guardrails.offload.screener import Inspection
 from tidegate.errors import BodyTimeout, ClientGone, DeadlineExceeded, Stopping, TidegateError
 from tidegate.serving.call import Call
 from tidegate.types import Outcome, Principal, Usage, Verdict
@@ -70,6 +71,8 @@ class Dialect(Protocol):
 
     counts_on_request: bool
     """Whether a stream tells its usage only where `stream_options` asks for it."""
+    answer_kind: str
+    """Which of `guardrails.offload.worker.SCREENS` reads a whole answer; empty where there is nothing to screen."""
 
     def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
         """Status, headers and body of `error`."""
@@ -89,10 +92,6 @@ class Dialect(Protocol):
         Raises:
             UpstreamBroken: it is not an answer.
         """
-        ...
-
-    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
-        """The answer as the output guardrails let it pass."""
         ...
 
 
@@ -132,6 +131,8 @@ class Exchange:
     request: GenerateRequest | None
     skim: Skim | None
     """A look at the body as it came; it holds the body's pieces, so not for longer than the checks need it."""
+    inspection: Inspection | None
+    """What another process has found out about a large body."""
     inline_media: bool = True
     """Whether the body may hold media, whose bytes are no text."""
     body: bytes = b""
@@ -189,6 +190,7 @@ class Exchange:
         self.public_id = public_id(self.headers.get(b"x-request-id"), self.request_id)
         # mypyc takes plain values from the class, but no others.
         self.span = self.principal = self.policy = self.parent_request_id = self.model = self.request = self.skim = None
+        self.inspection = None
         self.upload = self.citations = self.row = self.pick = self.cut_by = self.status = self.error = None
         self.ttft_s = self.usage = self.finish_reason = None
         self.parts = self.tried = self.verdicts = ()

@@ -6,12 +6,11 @@ Streaming and non-streaming take the same stages. Whatever happens, `settle` run
 import asyncio
 from collections.abc import Callable
 
-from msgspec import UNSET
 from opentelemetry.trace import SpanKind
 
 from gateway.augment import Augmenter
 from gateway.auth.callers import Callers, credential
-from gateway.body import check_content_type, prepare, read_request, receive_body
+from gateway.body import check_content_type, prepare, receive_body
 from gateway.deadlines import Deadlines, patience_s
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange
@@ -19,9 +18,9 @@ from gateway.limits.interface import ProjectLimits
 from gateway.relay import begin_answer, send_last
 from gateway.settle import Settlement
 from gateway.upload import read_form
-from guardrails.engine.policy import Policy, screen_off_loop
-from guardrails.engine.requests import Refused, check_media, screen_request
-from tidegate.config.resources import GUARDED_FIELDS
+from guardrails.engine.media import check_media
+from guardrails.engine.requests import Refused, check_fields, check_preset
+from guardrails.offload.screener import Screener
 from tidegate.config.settings import Settings
 from tidegate.errors import (
     BodyTooLarge,
@@ -42,11 +41,13 @@ from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing, parse_traceparent, traceparent, unsampled_traceparent
 from tidegate.types import Outcome
-from tidegate.wire.openai import GenerateRequest
-from tidegate.wire.skim import Skim
+from tidegate.wire.request import read_request
+from tidegate.wire.skim import Skim, is_large
 
 _LAST_WORDS_S = 2.0
 """How long a caller has to take an error."""
+_MAX_PRESET_TOKENS = 50_000
+"""A preset's request is decoded as a whole."""
 
 
 class Pipeline:
@@ -59,6 +60,7 @@ class Pipeline:
         *,
         limits: ProjectLimits,
         dispatcher: Dispatcher,
+        screener: Screener,
         settlement: Settlement,
         augmenter: Augmenter,
         tracing: Tracing,
@@ -74,6 +76,7 @@ class Pipeline:
         self._callers = callers
         self._limits = limits
         self._dispatcher = dispatcher
+        self._screener = screener
         self._settlement = settlement
         self._tracing = tracing
         self._metrics = metrics
@@ -136,7 +139,7 @@ class Pipeline:
             exchange.span = self._tracing.start(exchange.operation.name, parent, SpanKind.SERVER)
             exchange.trace_id = f"{exchange.span.get_span_context().trace_id:032x}"
             return
-        value = incoming if incoming is not None and parent is not None else unsampled_traceparent()
+        value = unsampled_traceparent(parent)
         exchange.trace_id = value[3:35].decode()
         exchange.carry_trace(value)
 
@@ -166,12 +169,26 @@ class Pipeline:
         exchange.due = began + self._body_timeout_s
         self._deadlines.add(exchange)
         exchange.body = await receive_body(exchange, most)
-        exchange.skim = Skim(exchange.body)
-        exchange.request = read_request(exchange.body, exchange.skim)
+        if is_large(exchange.body):
+            await self._inspect(exchange, began)
+        else:
+            exchange.skim = Skim(exchange.body)
+            exchange.request = read_request(exchange.body, exchange.skim)
+        assert exchange.request is not None  # noqa: S101
         exchange.stream = exchange.operation.generates and bool(exchange.request.stream)
         exchange.due = began + patience_s(headers, stream=exchange.stream, most_s=self._max_request_s)
         self._deadlines.hasten(exchange.due)
         exchange.watch()
+
+    async def _inspect(self, exchange: Exchange, began: float) -> None:
+        """Everything that is looked for in a large body, in another process, until the client disconnects or the deadline."""
+        assert exchange.policy is not None  # noqa: S101 - authentication has set it
+        exchange.due = began + patience_s(exchange.headers, stream=True, most_s=self._max_request_s)
+        self._deadlines.hasten(exchange.due)
+        exchange.watch()
+        tenant = exchange.known_principal().tenant
+        found = exchange.inspection = await self._screener.inspect(exchange.policy, exchange.body, tenant)
+        exchange.request, exchange.inline_media = found.request, found.inline_media
 
     async def admit(self, exchange: Exchange) -> None:
         """Model access, then the request rate, then fields by which a caller would act beyond his own request."""
@@ -182,10 +199,15 @@ class Pipeline:
         if asked is not None:
             await asked
         exchange.admitted = True
-        if request.uses_guarded_fields:
-            _check_guarded_fields(request, policy)
-        _refuse_token_answers(request, policy)
-        if exchange.upload is None:
+        inspection = exchange.inspection
+        if inspection is not None:
+            if inspection.not_allowed is not None:
+                raise inspection.not_allowed
+        elif request.uses_rare_fields:
+            check_fields(policy, request)
+        if request.uses_rare_fields and exchange.model.preset is not None:
+            check_preset(request)
+        if exchange.upload is None and inspection is None:
             assert exchange.skim is not None  # noqa: S101 - `read` has looked
             check_media(policy, exchange.body, exchange.skim)
             exchange.inline_media, exchange.skim = exchange.skim.may_hold(b"data:"), None
@@ -199,10 +221,13 @@ class Pipeline:
         if exchange.span is not None:
             span = self._tracing.start(names.SPAN_SCREEN_INPUT, exchange.span)
         try:
-            _refuse_token_prompt(exchange.request)
-            exchange.body, exchange.verdicts = await screen_off_loop(
-                screen_request, policy, policy.inputs, exchange.body
-            )
+            if (found := exchange.inspection) is not None:
+                if found.refused is not None:
+                    raise found.refused
+                exchange.body, exchange.verdicts = found.body, found.verdicts
+            else:
+                tenant = exchange.known_principal().tenant
+                exchange.body, exchange.verdicts = await self._screener.screen("request", policy, exchange.body, tenant)
         except Refused as error:
             exchange.verdicts = list(error.verdicts)
             raise
@@ -216,6 +241,11 @@ class Pipeline:
         preset = exchange.known_model().preset
         if preset is None:
             return
+        if exchange.inspection is not None and exchange.inspection.tokens > _MAX_PRESET_TOKENS:
+            raise InvalidRequest(
+                f"A request to a preset may hold some {_MAX_PRESET_TOKENS} JSON values. Send less at once.",
+                code="request_too_complex",
+            )
         with self._tracing.child(names.SPAN_RETRIEVE, exchange.span, SpanKind.CLIENT) as span:
             trace = exchange.trace if span is None else exchange.trace_lines(traceparent(span))
             await self._augmenter.augment(
@@ -292,32 +322,6 @@ def _tokens_of(exchange: Exchange) -> int:
     assert exchange.row is not None  # noqa: S101
     tokens: int = exchange.row["input_tokens"] + exchange.pieces
     return tokens
-
-
-def _check_guarded_fields(request: GenerateRequest, policy: Policy) -> None:
-    for name in sorted(GUARDED_FIELDS - policy.allow_request_fields):
-        if getattr(request, name) is not UNSET:
-            raise InvalidRequest(
-                f"The field {name!r} is not open to callers under this project's policy. Leave it out.",
-                param=name,
-                code="field_not_allowed",
-            )
-
-
-def _refuse_token_answers(request: GenerateRequest, policy: Policy) -> None:
-    """An answer that spells its words as token ids cannot be read by a guardrail, so it is not asked for."""
-    for name in ("return_token_ids", "return_tokens_as_token_ids"):
-        if getattr(request, name) and policy.outputs:
-            raise InvalidRequest(f"Leave out {name!r}: token ids cannot be screened.", param=name)
-
-
-def _refuse_token_prompt(request: GenerateRequest | None) -> None:
-    """A prompt of token ids cannot be read by a guardrail, so it does not pass one."""
-    if request is None:
-        return
-    for name, value in (("prompt", request.prompt), ("input", request.input)):
-        if value is not UNSET and bytes(value).lstrip(b" \t\r\n[")[:1].isdigit():
-            raise InvalidRequest("Send text: token ids cannot be screened.", param=name)
 
 
 def _outcome_of(error: TidegateError) -> Outcome:

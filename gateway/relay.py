@@ -10,7 +10,7 @@ from gateway.backends.vllm import ANSWER_HEADERS
 from gateway.citations import cite_answer
 from gateway.dialects.refusals import error_in, is_error_object
 from gateway.exchange import Exchange
-from guardrails.engine.policy import screen_off_loop
+from guardrails.offload.screener import Screener
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamRejected
 from tidegate.types import Outcome, Usage, UsageSource
@@ -23,7 +23,7 @@ _WAITING = b": waiting\n\n"
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
-async def relay_answer(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
+async def relay_answer(exchange: Exchange, connection: Connection, settings: RelaySettings, screener: Screener) -> None:
     """Passes on the answer whose head has arrived.
 
     Raises:
@@ -38,7 +38,7 @@ async def relay_answer(exchange: Exchange, connection: Connection, settings: Rel
         exchange.stream = True  # a form may say so after its file
         await _relay_stream(exchange, connection, settings)
     else:
-        await _relay_whole(exchange, connection, settings)
+        await _relay_whole(exchange, connection, settings, screener)
 
 
 async def comfort(exchange: Exchange) -> None:
@@ -62,7 +62,7 @@ async def send_last(exchange: Exchange, body: bytes) -> None:
     exchange.call.end(body)
 
 
-async def _relay_whole(exchange: Exchange, connection: Connection, settings: RelaySettings) -> None:
+async def _relay_whole(exchange: Exchange, connection: Connection, settings: RelaySettings, screener: Screener) -> None:
     body = await connection.read_all(settings.max_answer_bytes)
     if exchange.call.started:
         raise UpstreamBroken("the model server sent a whole answer where a stream was asked for")
@@ -70,8 +70,9 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     exchange.usage = dialect.read_answer(body)
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
-    if exchange.policy is not None and exchange.policy.outputs:
-        body, verdicts = await screen_off_loop(dialect.screen_answer, exchange.policy, exchange.policy.outputs, body)
+    if exchange.policy is not None and exchange.policy.outputs and dialect.answer_kind:
+        tenant = exchange.known_principal().tenant
+        body, verdicts = await screener.screen(dialect.answer_kind, exchange.policy, body, tenant)
         exchange.note_filtered(verdicts)
     if exchange.citations is not None:
         body = cite_answer(body, exchange.citations)

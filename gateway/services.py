@@ -17,8 +17,7 @@ from starlette.responses import Response
 from gateway.backends.service import ServiceAnswer, ServiceClient, ServiceRequest, ServiceStream
 from gateway.limits.interface import ProjectLimits
 from gateway.snapshot import Snapshot
-from guardrails.engine.policy import screen_off_loop
-from guardrails.engine.requests import screen_request
+from guardrails.offload.screener import Screener
 from tidegate.config.settings import Settings
 from tidegate.errors import (
     NotFound,
@@ -50,6 +49,7 @@ class ServiceRelay:
         clients: Mapping[str, ServiceClient],
         settings: Settings,
         limits: ProjectLimits,
+        screener: Screener,
         tracing: Tracing,
         metrics: Metrics,
         log: JsonLog,
@@ -57,6 +57,7 @@ class ServiceRelay:
         self._clients = clients
         self._settings = settings
         self._limits = limits
+        self._screener = screener
         self._tracing = tracing
         self._metrics = metrics
         self._log = log
@@ -150,7 +151,7 @@ class ServiceRelay:
             raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`.")
         snapshot: Snapshot = request.state.snapshot
         policy = snapshot.policies[request.state.principal.policy]
-        body, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, body)
+        body, verdicts = await self._screener.screen("request", policy, body, request.state.principal.tenant)
         for verdict in verdicts:
             self._metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
         return body

@@ -12,6 +12,8 @@ from tidegate.telemetry.tracing import fail
 from tidegate.types import Usage, UsageSource
 
 _BYTES_PER_TOKEN = 4  # the usual rule of thumb, only where nobody counted
+_MAX_MEDIA = 1000
+"""Inline media that are told from text in an estimate; a body with more is taken for text from there on."""
 
 
 class Settlement:
@@ -136,8 +138,9 @@ def _text_bytes(exchange: Exchange) -> int:
 
 def text_bytes(body: bytes) -> int:
     """The length of a body without what is inline in base64: an image of a megabyte is no quarter of a million tokens."""
-    left, at = len(body), body.find(b";base64,")
-    while at >= 0:
+    left, at, media = len(body), body.find(b";base64,"), 0
+    while at >= 0 and media < _MAX_MEDIA:
+        media += 1
         end = body.find(b'"', at)
         left -= (end if end >= 0 else len(body)) - at
         at = body.find(b";base64,", at + 8) if end < 0 else body.find(b";base64,", end)

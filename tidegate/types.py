@@ -28,6 +28,11 @@ class Principal:
     mcp_servers: frozenset[str] | None = frozenset()
     """Tool servers the project may use; `None` is all of them."""
 
+    @property
+    def tenant(self) -> tuple[str, str]:
+        """Organisation and project, by which resources are shared fairly."""
+        return self.organisation, self.project
+
     def may_call(self, server: str) -> bool:
         """Whether the tools of `server` are open to this principal."""
         return self.mcp_servers is None or server in self.mcp_servers

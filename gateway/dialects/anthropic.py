@@ -7,11 +7,9 @@ from msgspec import DecodeError
 
 from gateway.dialects.openai import plausible
 from gateway.exchange import Exchange
-from guardrails.engine.answers import screen_message
-from guardrails.engine.policy import Policy
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import TidegateError, UpstreamBroken, UpstreamError, UpstreamRejected, error_object, render
-from tidegate.types import Outcome, Usage, UsageSource, Verdict
+from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.anthropic import MessageEvent, MessageUsage, decode_event, decode_message, encode_named_event
 from tidegate.wire.openai import Chunk, ChunkChoice
 from tidegate.wire.sse import data_of
@@ -33,6 +31,7 @@ class Anthropic:
     """See `Dialect`."""
 
     counts_on_request = False
+    answer_kind = "message"
 
     def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
         """See `Dialect.render`."""
@@ -56,10 +55,6 @@ class Anthropic:
         if answer.input_tokens is not None:
             return Usage(source=UsageSource.COUNTED)  # counted only: no model was asked
         return None if answer.usage is None else read_usage(answer.usage)
-
-    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
-        """See `Dialect.screen_answer`."""
-        return screen_message(policy, body)
 
 
 class MessageStream:

@@ -8,8 +8,6 @@ from gateway.backends.vllm import REFUSES_ALL
 from gateway.citations import cite_stream
 from gateway.dialects.refusals import error_in
 from gateway.exchange import Exchange
-from guardrails.engine.answers import screen_answer, screen_transcript
-from guardrails.engine.policy import Policy
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import (
     TidegateError,
@@ -19,7 +17,7 @@ from tidegate.errors import (
     render,
     render_event,
 )
-from tidegate.types import Outcome, Usage, UsageSource, Verdict
+from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.openai import Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
 from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, data_of
@@ -31,6 +29,7 @@ class OpenAi:
     """See `Dialect`."""
 
     counts_on_request = True
+    answer_kind = "answer"
 
     def render(self, error: TidegateError) -> tuple[int, list[tuple[str, str]], bytes]:
         """See `Dialect.render`."""
@@ -52,17 +51,11 @@ class OpenAi:
             raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
         return None if answer.usage is None else read_usage(answer.usage)
 
-    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
-        """See `Dialect.screen_answer`."""
-        return screen_answer(policy, body)
-
 
 class Numbers(OpenAi):
-    """Answers whose texts, if there are any, are the caller's own: embeddings, ranks, scores."""
+    """Answers whose texts, if there are any, are the caller's own: embeddings, ranks, scores. The model has said nothing."""
 
-    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
-        """See `Dialect.screen_answer`: there is nothing that the model has said."""
-        return body, []
+    answer_kind = ""
 
 
 class Plain(Numbers):
@@ -77,13 +70,11 @@ class Plain(Numbers):
 class Heard(OpenAi):
     """What was heard in a sound file: JSON, or plain text as the caller wishes."""
 
+    answer_kind = "transcript"
+
     def read_answer(self, body: bytes) -> Usage | None:
         """See `Dialect.read_answer`."""
         return super().read_answer(body) if body.startswith(b"{") else None
-
-    def screen_answer(self, policy: Policy, body: bytes) -> tuple[bytes, list[Verdict]]:
-        """See `Dialect.screen_answer`."""
-        return screen_transcript(policy, body)
 
 
 class OpenAiStream:

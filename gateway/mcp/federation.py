@@ -25,16 +25,15 @@ from gateway.mcp.meter import Call, ToolMeter
 from gateway.mcp.upstream import Limits, Refused, call_tool, list_tools
 from gateway.mcp.visit import VISIT, Visit
 from gateway.snapshot import ToolServer
-from guardrails.engine.policy import Policy, screen_off_loop
 from guardrails.engine.requests import Refused as Screened
-from guardrails.engine.requests import screen_request
+from guardrails.offload.screener import Screener
 from tidegate import __version__
 from tidegate.config.settings import McpSettings
 from tidegate.errors import ClientError, NotFound, Overloaded, RateLimited, TidegateError
 from tidegate.identity import caller_for
 from tidegate.telemetry import names
 from tidegate.telemetry.tracing import Tracing, fail, parse_traceparent, traceparent, unsampled_traceparent
-from tidegate.types import Outcome
+from tidegate.types import Outcome, Verdict
 from tidegate.wire.openai import decode_object, encode
 
 RATE_LIMITED = -32_000
@@ -45,9 +44,12 @@ Context = ServerRequestContext[Any]
 class Federation:
     """Answers `tools/list` and `tools/call` for whoever visits."""
 
-    def __init__(self, settings: McpSettings, limits: ProjectLimits, tracing: Tracing, meter: ToolMeter) -> None:
+    def __init__(
+        self, settings: McpSettings, limits: ProjectLimits, screener: Screener, tracing: Tracing, meter: ToolMeter
+    ) -> None:
         self._settings = settings
         self._limits = limits
+        self._screener = screener
         self._tracing = tracing
         self._meter = meter
         self._calls = 0
@@ -104,7 +106,7 @@ class Federation:
         await self._admit(visit)
         trace_id = "" if span is None else f"{span.get_span_context().trace_id:032x}"
         self._meter.begin(call, visit, server, f"{server.name}__{tool}", trace_id)
-        arguments = await self._screened_arguments(visit.policy, params.arguments or {}, call)
+        arguments = await self._screened_arguments(visit, params.arguments or {}, call)
         if self._calls >= self._settings.max_calls:
             raise Overloaded(f"The gateway already runs {self._calls} tool calls. Try again.")
         self._calls += 1
@@ -112,7 +114,7 @@ class Federation:
             raw = await self._asked(server, tool, arguments, visit, call, span)
         finally:
             self._calls -= 1
-        return await self._screened_result(visit.policy, raw, call)
+        return await self._screened_result(visit, raw, call)
 
     async def _admit(self, visit: Visit) -> None:
         asked = self._limits.admit(visit.principal)
@@ -131,17 +133,20 @@ class Federation:
             async with asyncio.timeout(self._settings.call_timeout_s + 1):
                 return await call_tool(server, tool, arguments, caller, trace, limits)
 
-    async def _screened_arguments(self, policy: Policy, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
+    async def _screened(self, visit: Visit, raw: bytes) -> tuple[bytes, list[Verdict]]:
+        return await self._screener.screen("request", visit.policy, raw, visit.principal.tenant)
+
+    async def _screened_arguments(self, visit: Visit, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
         raw = encode(arguments)
-        screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, raw)
+        screened, verdicts = await self._screened(visit, raw)
         call.verdicts += verdicts
         return arguments if screened is raw else decode_object(screened)
 
-    async def _screened_result(self, policy: Policy, raw: dict[str, Any], call: Call) -> CallToolResult:
+    async def _screened_result(self, visit: Visit, raw: dict[str, Any], call: Call) -> CallToolResult:
         """The result as the policy lets it pass; one that it does not is an error that the model can read."""
         text = encode(raw)
         try:
-            screened, verdicts = await screen_off_loop(screen_request, policy, policy.inputs, text)
+            screened, verdicts = await self._screened(visit, text)
         except Screened as error:
             call.verdicts += error.verdicts
             told = "The tool's result is withheld: it holds what the policy of this project does not let pass."

@@ -1,16 +1,13 @@
 """A policy: the guardrails and permissions a project's requests obey, built once and shared."""
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
 from tidegate import plugins
 from tidegate.config import resources
-from tidegate.types import Action, Verdict
-
-_LARGE_BYTES, _HUGE_BYTES = 131_072, 2_097_152
+from tidegate.types import Action
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +19,8 @@ class Policy:
     outputs: tuple[Guardrail, ...]
     allow_request_fields: frozenset[str]
     allow_media_schemes: tuple[str, ...]
+    spec: bytes = b""
+    """What it was built from, as JSON, for another process to build it anew; empty where that cannot be done."""
 
 
 def build_policy(spec: resources.Policy) -> Policy:
@@ -37,23 +36,8 @@ def build_policy(spec: resources.Policy) -> Policy:
         outputs=tuple(guardrail for guardrail in guardrails if guardrail.on_output is not Action.OFF),
         allow_request_fields=frozenset(spec.allow_request_fields),
         allow_media_schemes=tuple(f"{scheme.lower().rstrip(':')}:" for scheme in spec.allow_media_schemes),
+        spec=spec.model_dump_json().encode(),
     )
-
-
-Screen = Callable[[Policy, bytes], tuple[bytes, list[Verdict]]]
-
-
-async def screen_off_loop(
-    screen: Screen, policy: Policy, guardrails: Sequence[Guardrail], raw: bytes
-) -> tuple[bytes, list[Verdict]]:
-    """`screen(policy, raw)`, which asks `guardrails`; a large body in which there may be a finding is read in a thread, so
-    that other requests go on meanwhile.
-    """
-    if len(raw) < _LARGE_BYTES:
-        return screen(policy, raw)
-    if len(raw) < _HUGE_BYTES and not any(guardrail.may_match(raw) for guardrail in guardrails):
-        return raw, []
-    return await asyncio.to_thread(screen, policy, raw)
 
 
 KEY = -1

@@ -1,23 +1,26 @@
-"""Screens a request's JSON before it is sent anywhere."""
+"""Screens a request's JSON before it is sent anywhere, and refuses fields by which a client would get past that."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+from msgspec import UNSET
+
 from guardrails.engine.interfaces import Guardrail
-from guardrails.engine.policy import KEY, Policy, strings
-from guardrails.engine.texts import mask
+from guardrails.engine.media import not_allowed
+from guardrails.engine.parts import Texts, masked
+from guardrails.engine.policy import Policy
+from tidegate.config.resources import GUARDED_FIELDS, PART_FIELDS
 from tidegate.errors import ContentFiltered, InvalidRequest
 from tidegate.types import Action, Verdict
-from tidegate.wire.openai import decode_object, encode
-from tidegate.wire.skim import Skim
+from tidegate.wire.openai import GenerateRequest, decode_object, encode
+from tidegate.wire.skim import DISGUISE
 
-_INLINE_MEDIA = re.compile(r"data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,[A-Za-z0-9+/=]*\Z")
-
-
-_STRING_FOLLOWS = re.compile(rb'url"\s*:\s*"')
-_NEVER_MEDIA = frozenset({"tools", "tool_choice", "functions", "metadata", "response_format", "output_config", "user"})
-"""Fields in which a URL is only spoken of."""
+_TEXT_FIELD = re.compile(rb'"text"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_BARE_PARTS = re.compile(rb'"content"\s*:\s*\[\s*"')
+_OFF = (b"null", b"false")
+_decode_texts = msgspec.json.Decoder(list[str]).decode
 
 
 def screen_request(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
@@ -27,28 +30,52 @@ def screen_request(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
         ContentFiltered: a guardrail refuses the request.
         InvalidRequest: not valid JSON, or nested too deeply.
     """
-    suspects = [guardrail for guardrail in policy.inputs if guardrail.may_match(raw)]
+    found = suspects(policy, raw)
     try:
-        return _screened(suspects, raw) if suspects else (raw, [])
+        return _screened(found, raw) if found else (raw, [])
     except RecursionError as error:
         raise InvalidRequest("The body is nested too deeply.") from error
 
 
-def _screened(suspects: Sequence[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
-    try:
-        fields = decode_object(raw)
-    except ValueError as error:
-        raise InvalidRequest("The body is not valid JSON.") from error
+def suspects(policy: Policy, raw: bytes) -> list[Guardrail]:
+    """Guardrails that may find something in a request, in one of its texts or across its text parts; a few passes in C."""
+    joined = _joined_parts(raw)
+    if joined == b"":
+        return [guardrail for guardrail in policy.inputs if guardrail.may_match(raw)]
+    return [item for item in policy.inputs if joined is None or item.may_match(raw) or item.may_match(joined)]
+
+
+def _joined_parts(raw: bytes) -> bytes | None:
+    """All text parts of a request as one JSON text, empty where there are fewer than two; None if that cannot be seen."""
+    if (b"\\u00" in raw and DISGUISE.search(raw) is not None) or _BARE_PARTS.search(raw) is not None:
+        return None
+    if raw.count(b'"text"') < 2:
+        return b""
+    parts = _TEXT_FIELD.findall(raw)
+    return b'"%s"' % b"".join(parts) if len(parts) > 1 else b""
+
+
+def _screened(guardrails: Sequence[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
+    fields = _decoded(raw)
     verdicts: list[Verdict] = []
-    for guardrail in suspects:
-        count = sum(len(guardrail.scan(text, final=True).findings) for text in _texts(fields))
+    for guardrail in guardrails:
+        texts = Texts()
+        texts.collect(fields)
+        count = texts.count(guardrail)
         if not count:
             continue
         verdicts.append(Verdict(guardrail.name, "input", guardrail.on_input, count))
         if guardrail.on_input is Action.REFUSE:
             raise Refused(guardrail.refusal(count), verdicts)
-        fields = _masked(guardrail, fields)
+        fields = masked(guardrail, fields)
     return (encode(fields), verdicts) if verdicts else (raw, [])
+
+
+def _decoded(raw: bytes) -> dict[str, Any]:
+    try:
+        return decode_object(raw)
+    except ValueError as error:
+        raise InvalidRequest("The body is not valid JSON.") from error
 
 
 class Refused(ContentFiltered):
@@ -59,62 +86,56 @@ class Refused(ContentFiltered):
         self.verdicts = verdicts
 
 
-def check_media(policy: Policy, raw: bytes, skim: Skim) -> None:
-    """Refuses media that the model server would fetch itself, from inside the network.
+def check_fields(policy: Policy, request: GenerateRequest) -> None:
+    """Refuses fields by which a client acts beyond its own request, and texts that guardrails cannot read.
 
     Raises:
-        InvalidRequest: a URL of another scheme than the policy allows.
+        InvalidRequest: the policy does not allow a field.
     """
-    if not skim.may_have_names_ending_in(b"url"):
-        return
-    if b"\\u00" not in raw and all(_is_allowed(policy, raw, at) for at in _url_fields(raw)):
-        return  # nearly always; a large image inline is never decoded
+    for name in sorted(GUARDED_FIELDS - PART_FIELDS - policy.allow_request_fields):
+        if getattr(request, name) is not UNSET:
+            raise not_allowed(name)
+    for name in ("return_token_ids", "return_tokens_as_token_ids"):
+        if getattr(request, name) and policy.outputs:
+            raise InvalidRequest(f"Leave out {name!r}: token ids cannot be screened.", param=name)
+    if policy.inputs:
+        _check_prompts(request)
+
+
+def _check_prompts(request: GenerateRequest) -> None:
+    """Guardrails read text: a prompt of token ids, or of embeddings, does not pass one."""
+    if request.prompt_embeds is not UNSET and bytes(request.prompt_embeds) not in _OFF:
+        raise InvalidRequest("Send text: `prompt_embeds` cannot be screened.", param="prompt_embeds")
+    for name, value in (("prompt", request.prompt), ("input", request.input)):
+        if value is UNSET or _is_text(value):
+            continue
+        raise InvalidRequest(
+            "Send text, or a list of texts: token ids cannot be screened. "
+            "(LangChain's OpenAIEmbeddings sends text with check_embedding_ctx_length=False.)",
+            param=name,
+        )
+
+
+def _is_text(value: msgspec.Raw) -> bool:
+    raw = bytes(value)
+    if raw[:1] == b'"' or raw == b"null":
+        return True
     try:
-        body = decode_object(raw)
-    except ValueError as error:
-        raise InvalidRequest("The body is not valid JSON.") from error
-    said = {name: value for name, value in body.items() if name not in _NEVER_MEDIA}
-    for path, url in strings(said):
-        if _is_media_url(path) and not url.lstrip().lower().startswith(policy.allow_media_schemes):
-            allowed = ", ".join(policy.allow_media_schemes)
-            raise InvalidRequest(
-                f"Media must be given as URLs of these schemes: {allowed} Send the bytes inline as a data: URL.",
-                param=str(path[0]),
-                code="media_url_not_allowed",
-            )
+        _decode_texts(raw)
+    except ValueError:
+        return False
+    return True
 
 
-def _url_fields(raw: bytes) -> Iterator[int]:
-    """Where in the JSON a field whose name ends in `url` has its value, if that is a string."""
-    at = raw.find(b'url"')
-    while at >= 0:
-        if (found := _STRING_FOLLOWS.match(raw, at)) is not None:
-            yield found.end()
-        at = raw.find(b'url"', at + 4)
+def check_preset(request: GenerateRequest) -> None:
+    """Refuses what would show the prompt that a preset adds.
 
-
-def _is_allowed(policy: Policy, raw: bytes, at: int) -> bool:
-    scheme = raw[at : at + 32].lstrip().lower()
-    return scheme.startswith(tuple(name.encode() for name in policy.allow_media_schemes))
-
-
-def _is_media_url(path: tuple[str | int, ...]) -> bool:
-    """`…image_url` itself, or `url` below it or below Anthropic's `source`; vLLM fetches all of them."""
-    names = [part for part in path if isinstance(part, str)]
-    inside = any(name.endswith("_url") or name == "source" for name in names)
-    return inside and path[-1] != KEY and (names[-1] == "url" or names[-1].endswith("_url"))
-
-
-def _texts(fields: dict[str, Any]) -> list[str]:
-    return [text for _, text in strings(fields) if not _INLINE_MEDIA.match(text)]
-
-
-def _masked(guardrail: Guardrail, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_masked(guardrail, key): _masked(guardrail, item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_masked(guardrail, item) for item in value]
-    if isinstance(value, bool) or value is None or (isinstance(value, str) and _INLINE_MEDIA.match(value)):
-        return value
-    text = value if isinstance(value, str) else str(value)
-    return mask(guardrail, text) if guardrail.scan(text, final=True).findings else value
+    Raises:
+        InvalidRequest: a field asks for the prompt.
+    """
+    for name in ("echo", "prompt_logprobs", "return_prompt_text"):
+        value = getattr(request, name)
+        if value is not UNSET and bytes(value) not in _OFF:
+            raise InvalidRequest(f"Leave out {name!r}: a preset's prompt is not shown.", param=name)
+    if request.return_token_ids:
+        raise InvalidRequest("Leave out 'return_token_ids': a preset's prompt is not shown.", param="return_token_ids")

@@ -61,5 +61,9 @@ def _texts(given: Any) -> list[str]:
     if not isinstance(texts, list) or not 1 <= len(texts) <= _MOST_TEXTS:
         raise InvalidRequest(f"`input` must be a text or a list of 1 to {_MOST_TEXTS} texts.", param="input")
     if not all(isinstance(text, str) and text for text in texts):
-        raise InvalidRequest("Every input must be a text that is not empty; token ids are not read.", param="input")
+        raise InvalidRequest(
+            "Every input must be a text that is not empty; token ids are not read. "
+            "(LangChain's OpenAIEmbeddings sends text with check_embedding_ctx_length=False.)",
+            param="input",
+        )
     return texts

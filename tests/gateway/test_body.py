@@ -6,10 +6,11 @@ from typing import cast
 import pytest
 
 from gateway.api import chat_completions
-from gateway.body import prepare, read_request
+from gateway.body import prepare
 from gateway.exchange import Exchange
 from gateway.snapshot import Snapshot
 from tidegate.serving.call import Call
+from tidegate.wire.request import read_request
 from tidegate.wire.skim import Skim
 
 LARGE = b'{"model":"m","stream":true,"messages":[{"content":"' + b"a" * 5_000_000 + b'"}]}'

@@ -21,9 +21,12 @@ GUARDED_FIELDS = frozenset(
         "mm_processor_kwargs",
         "media_io_kwargs",
         "ec_transfer_params",
+        "uuid",
     }
 )
 """Request fields by which a caller acts beyond his own request; refused unless the policy allows them."""
+PART_FIELDS = frozenset({"uuid"})
+"""Those that stand in a message's content parts."""
 
 
 class Replica(Section):

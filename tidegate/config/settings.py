@@ -216,6 +216,14 @@ class ParserPoolSettings(Section):
     documents: int = Field(50, ge=1, description="Documents after which a process is replaced")
 
 
+class ScreeningSettings(Section):
+    """The processes in which large requests and answers are checked: apart, limited, killed when nobody waits."""
+
+    processes: int = Field(2, ge=1, le=64, description="Texts checked at the same time; one project has all but one")
+    timeout_s: Seconds = Field(10, description="Longest time for one text")
+    memory_bytes: int = Field(201_326_592, ge=134_217_728, description="Most address space of one process")
+
+
 class KnowledgeSettings(Stoppable):
     """The knowledge service: documents in, cited passages out."""
 
@@ -298,6 +306,7 @@ class Settings(Section):
     knowledge: KnowledgeSettings = KnowledgeSettings()
     agents: AgentsSettings = AgentsSettings()
     mcp: McpSettings = McpSettings()
+    screening: ScreeningSettings = ScreeningSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
 
     @property

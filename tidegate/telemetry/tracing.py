@@ -92,8 +92,10 @@ def traceparent(span: Span) -> bytes:
     return b"00-%032x-%016x-%02x" % (context.trace_id, context.span_id, context.trace_flags)
 
 
-def unsampled_traceparent() -> bytes:
-    """The header of a new trace that nobody records."""
+def unsampled_traceparent(parent: SpanContext | None = None) -> bytes:
+    """The header of the client's trace, or a new one, that nobody records: that is the gateway's decision."""
+    if parent is not None:
+        return b"00-%032x-%016x-00" % (parent.trace_id, parent.span_id)
     ids = (random.getrandbits(192) | _NOT_ZERO).to_bytes(24, "big").hex()
     return f"00-{ids[:32]}-{ids[32:]}-00".encode()
 

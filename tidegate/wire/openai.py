@@ -21,10 +21,11 @@ class GenerateRequest(Struct):
 
     model: str
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    n: int | None = 1
+    stream_options: StreamOptions | UnsetType | None = UNSET
+    n: int | UnsetType | None = UNSET
     prompt: msgspec.Raw | UnsetType = UNSET
     input: msgspec.Raw | UnsetType = UNSET
+    prompt_embeds: msgspec.Raw | UnsetType = UNSET
     priority: msgspec.Raw | UnsetType = UNSET
     cache_salt: msgspec.Raw | UnsetType = UNSET
     kv_transfer_params: msgspec.Raw | UnsetType = UNSET
@@ -40,14 +41,21 @@ class GenerateRequest(Struct):
     max_tokens: msgspec.Raw | UnsetType = UNSET
     max_completion_tokens: msgspec.Raw | UnsetType = UNSET
     min_tokens: msgspec.Raw | UnsetType = UNSET
-    return_token_ids: bool | None = None
-    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | UnsetType | None = UNSET
+    return_tokens_as_token_ids: bool | UnsetType | None = UNSET
+    echo: msgspec.Raw | UnsetType = UNSET
+    prompt_logprobs: msgspec.Raw | UnsetType = UNSET
+    return_prompt_text: msgspec.Raw | UnsetType = UNSET
 
     @property
-    def uses_guarded_fields(self) -> bool:
-        """Whether any field is set by which a caller would act beyond his own request."""
+    def uses_rare_fields(self) -> bool:
+        """Whether any field beyond `ALWAYS_LOOKED_AT` is set, which is seldom."""
         return not (
-            self.priority
+            self.n
+            is self.prompt
+            is self.input
+            is self.prompt_embeds
+            is self.priority
             is self.cache_salt
             is self.kv_transfer_params
             is self.vllm_xargs
@@ -57,8 +65,25 @@ class GenerateRequest(Struct):
             is self.mm_processor_kwargs
             is self.media_io_kwargs
             is self.ec_transfer_params
+            is self.top_k
+            is self.seed
+            is self.max_completion_tokens
+            is self.min_tokens
+            is self.return_token_ids
+            is self.return_tokens_as_token_ids
+            is self.echo
+            is self.prompt_logprobs
+            is self.return_prompt_text
             is UNSET
         )
+
+    def rare_fields(self) -> list[str]:
+        """Names of the fields beyond `ALWAYS_LOOKED_AT` that are set."""
+        return [name for name in RARE_FIELDS if getattr(self, name) is not UNSET]
+
+
+ALWAYS_LOOKED_AT = ("model", "stream", "stream_options", "max_tokens", "messages")
+RARE_FIELDS = tuple(name for name in GenerateRequest.__struct_fields__ if name not in ALWAYS_LOOKED_AT)
 
 
 class PromptTokensDetails(Struct):

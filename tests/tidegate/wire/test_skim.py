@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guardrails.pan import CardNumbers, Config
-from tidegate.wire.skim import Skim, _split
+from tidegate.wire.skim import Skim, _split, is_large
 
 TEXTS = st.text(st.sampled_from('ab"\\\n[{}]é\u2028:, model')) | st.sampled_from(
     ["model", "image_url", "data:x", "url"]
@@ -45,6 +45,7 @@ def test_what_is_there_is_never_denied(beside: list[str], value: Any, escaped: b
     skim, found = Skim(raw), texts(value)
     assert skim.may_nest_deeper_than(most) or depth(value) <= most
     assert skim.may_repeat(b"model") or found.count("model") < 2
+    assert skim.may_have(b"model") or "model" not in found
     assert skim.may_have_names_ending_in(b"url") or not any(text.endswith("url") for text in found)
     assert skim.may_hold(b"data:") or not any(text.startswith("data:") for text in found)
 
@@ -59,7 +60,22 @@ def test_large_bodies_are_cut_at_the_same_places(value: Any) -> None:
     raw = json.dumps(["a" * 17_000, value, "\\u0075rl", "b" * 9]).encode()
     assert _split(raw) == raw.split(b'"')
     many = json.dumps(["x"] * 3000).encode()
-    assert _split(many) == many.split(b'"') and Skim(many).may_repeat(b"x")
+    assert _split(many) is None and Skim(many).may_repeat(b"x")
+    assert not Skim(many).may_have(b"y") and Skim(many).may_nest_deeper_than(0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "large"),
+    [
+        (b'"' * 16_000, False),
+        (b'"' * 17_000, True),
+        (b"[{" * 8_500, True),
+        (b'{"x":"' + b"a" * 250_000, False),
+        (b'{"x":"' + b"a" * 270_000, True),
+    ],
+)
+def test_a_text_is_large_where_it_is_long_or_has_many_tokens(raw: bytes, large: bool) -> None:
+    assert is_large(raw) == large
 
 
 def test_a_long_text_says_nothing_of_the_structure() -> None:
