@@ -51,7 +51,8 @@ def build(order: BuildOrder) -> None:
             held = frozenset(found.contents)
     builder = EdgeBuilder(folder, order.dimensions, order.organisation, order.project)
     for store_id, file_id, segment in sorted(wanted - held):
-        builder.add(_entries(Path(order.segments) / f"{segment}.msgpack", store_id, file_id, segment))
+        path = Path(order.segments) / f"{segment}.msgpack"
+        builder.add(_entries(path, order.format, store_id, file_id, segment))
     builder.finish()
     describe(folder, order.format, wanted)
 
@@ -61,8 +62,10 @@ def index_format(embedder_id: str) -> str:
     return f"{FORMAT} {embedder_id}"
 
 
-def _entries(path: Path, store_id: str, file_id: str, segment: str) -> Iterator[Entry]:
+def _entries(path: Path, wanted: str, store_id: str, file_id: str, segment: str) -> Iterator[Entry]:
     value = msgspec.msgpack.decode(path.read_bytes(), type=Segment)
+    if value.embedder_id and index_format(value.embedder_id) != wanted:
+        raise ValueError(f"segment {segment} was made by the embedder {value.embedder_id}, the index is {wanted}")
     for ordinal, (chunk, vector) in enumerate(zip(value.chunks, value.matrix(), strict=True)):
         yield Entry(store_id, file_id, segment, ordinal, chunk, vector)
 

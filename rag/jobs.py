@@ -1,13 +1,12 @@
-"""The work behind the stores: files are cut and embedded, indexes are brought to what the database says.
+"""The work behind the stores: files are cut and embedded; `indexing.py` then brings their projects' indexes up to date.
 
 The database is the list of what is to be done, so nothing is lost with a process: what was being embedded is queued again at
-the next start, and an index that differs from the rows is built again. A file whose embedding has ended the process several
-times is given up.
+the next start, and so is what another embedder has embedded. Projects take turns. A file whose embedding has ended the process
+several times is given up.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -16,8 +15,9 @@ import numpy as np
 from rag.chunking import Chunking, chunks_of
 from rag.document import Chunk
 from rag.embedding import Embedder, Priority
-from rag.index import BuildFailed, Indexes
-from rag.storage import Segment, Shelf, shelves
+from rag.index import Indexes
+from rag.indexing import Indexing
+from rag.storage import Segment, Shelf, segment_name, shelves
 from tidegate.errors import TidegateError
 from tidegate.serving.http import where
 from tidegate.store.database import Database
@@ -28,23 +28,25 @@ from tidegate.store.documents import (
     FAILED,
     Owner,
     Row,
+    all_segments,
     change_store_file,
     file_ids,
     next_queued,
-    owners,
+    rename_segments,
     requeue_unfinished,
-    searchable,
-    segments,
 )
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
 
 MAX_ATTEMPTS = 5
-_EMBEDDERS = 2
+_FILES_AT_ONCE = 16
+"""Of all projects; the embedder takes turns between them."""
+_FILES_OF_PROJECT = 2
+"""At once, while there is room."""
+_BATCH_ROWS = 200
 _BATCH_CHUNKS = 16
 _LOOK_AGAIN_S = 10.0
-_GATHER_S = 3.0
 
 
 class GivenUp(Exception):
@@ -70,21 +72,25 @@ class Jobs:
         self._metrics = metrics
         self._log = log
         self._max_chunks = max_chunks
-        self._claim = asyncio.Lock()
         self._more_files = asyncio.Event()
-        self._more_indexing = asyncio.Event()
+        self._in_work: Counter[Owner] = Counter()
+        self._last: Owner | None = None
+        """The project that had the last turn."""
+        self.indexing = Indexing(database, indexes, metrics, log, is_busy=self._in_work.__contains__)
+        self.indexing.on_requeued = self._more_files.set
         self.progress: dict[tuple[str, str], float] = {}
         """Share of a file, by store and file, that is embedded already."""
 
-    def wake(self) -> None:
-        """Call after a change of what should be in a store."""
+    def wake(self, owner: Owner) -> None:
+        """Call after a change of what should be in a store of the owner."""
         self._more_files.set()
-        self._more_indexing.set()
+        self.indexing.changed(owner)
 
     async def recover(self) -> None:
         """At start, before anything is taken in: makes good what a process that died has left."""
         async with self._database.transaction() as connection:
             await requeue_unfinished(connection)
+        await self._requeue_outdated()
         await self._forget_orphans()
 
     async def release(self) -> None:
@@ -95,9 +101,31 @@ class Jobs:
     async def run(self) -> None:
         """For ever."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(_EMBEDDERS):
-                group.create_task(self._again_and_again(self._embed_next, self._more_files))
-            group.create_task(self._again_and_again(self._index_next, self._more_indexing))
+            group.create_task(self.indexing.run())
+            while True:
+                self._more_files.clear()
+                row = await self._next()
+                if row is not None:
+                    group.create_task(self._work_on(row))
+                    continue
+                try:
+                    async with asyncio.timeout(_LOOK_AGAIN_S):
+                        await self._more_files.wait()
+                except TimeoutError:
+                    continue
+
+    async def _requeue_outdated(self) -> None:
+        """Queues what another embedder has embedded: vectors of two embedders do not compare."""
+        outdated: list[tuple[Row, str]] = []
+        async with self._database.transaction() as connection:
+            async for rows in all_segments(connection):
+                named = ((r, segment_name(r["file_id"], r["chunking"], self._embedder.embedder_id)) for r in rows)
+                outdated += [(row, name) for row, name in named if row["segment"] != name]
+        for at in range(0, len(outdated), _BATCH_ROWS):
+            async with self._database.transaction() as connection:
+                await rename_segments(connection, outdated[at : at + _BATCH_ROWS])
+        if outdated:
+            self._log.write("warning", "embedder_changed", files=len(outdated), embedder=self._embedder.embedder_id)
 
     async def _forget_orphans(self) -> None:
         """At start, before anything is taken in: what a process that died left without a row."""
@@ -106,36 +134,57 @@ class Jobs:
                 kept = await file_ids(connection, shelf.owner)
             await asyncio.to_thread(shelf.keep_documents, kept)
 
-    async def _again_and_again(self, step: Callable[[], Awaitable[bool]], more: asyncio.Event) -> None:
-        """`step` until it says that there is nothing to do, then when there may be more."""
-        while True:
-            more.clear()
-            busy = False
-            try:
-                busy = await step()
-            except TidegateError as error:
-                self._log.write("error", "job_step_failed", reason=error.message)
-            except Exception as error:  # noqa: BLE001 - nobody awaits this task; the next step may go well
-                self._log.write("error", "defect", error=type(error).__name__, where=where(error))
-            if not busy:
-                try:
-                    async with asyncio.timeout(_LOOK_AGAIN_S):
-                        await more.wait()
-                except TimeoutError:
-                    continue
+    async def _next(self) -> Row | None:
+        """The next file, which counts as in work from here on; None if there is none, or no room for it."""
+        try:
+            row = await self._claim_next()
+        except TidegateError as error:
+            self._log.write("error", "job_step_failed", reason=error.message)
+            return None
+        if row is not None:
+            self._in_work[_owner_of(row)] += 1
+        return row
 
-    # -- files ----------------------------------------------------------------------------------------------------
+    async def _claim_next(self) -> Row | None:
+        taken = self._in_work.total()
+        share = _FILES_OF_PROJECT if taken < _FILES_AT_ONCE // 2 else 1
+        if taken >= _FILES_AT_ONCE:
+            return None
+        full = [owner for owner, count in self._in_work.items() if count >= share]
+        async with self._database.transaction() as connection:
+            row = await next_queued(connection, self._last, full)
+            if row is not None:
+                await change_store_file(connection, row, state=EMBEDDING, attempts=row["attempts"] + 1)
+        if row is not None:
+            self._last = _owner_of(row)
+            if row["attempts"] >= MAX_ATTEMPTS:
+                await self._give_up(row, f"The service ended {MAX_ATTEMPTS} times while it worked on this file.")
+                return await self._claim_next()
+        return row
 
-    async def _embed_next(self) -> bool:
-        row = await self._claim_next()
-        if row is None:
-            return False
+    async def _work_on(self, row: Row) -> None:
+        owner = _owner_of(row)
+        try:
+            await self._embed_row(row)
+        except TidegateError as error:
+            self._log.write("error", "job_step_failed", reason=error.message)
+        except Exception as error:  # noqa: BLE001 - nobody awaits this task; the next file may go well
+            self._log.write("error", "defect", error=type(error).__name__, where=where(error))
+        finally:
+            self._in_work[owner] -= 1
+            if not self._in_work[owner]:
+                del self._in_work[owner]
+            self._more_files.set()
+            self.indexing.changed(owner)
+
+    async def _embed_row(self, row: Row) -> None:
         key = (row["store_id"], row["file_id"])
         self.progress[key] = 0.0
+        state = COMPLETED if row["chunks"] else EMBEDDED  # where it was found before, searches wait for the index
         try:
             chunks = await self._embed(row, key)
             size = sum(len(chunk.text.encode()) for chunk in chunks)
-            await self._change(row, state=EMBEDDED, chunks=len(chunks), usage_bytes=size)
+            await self._change(row, state=state, chunks=len(chunks), usage_bytes=size)
             self._metrics.count(names.FILES, "embedded")
         except GivenUp as error:
             await self._give_up(row, str(error))
@@ -143,32 +192,19 @@ class Jobs:
             await self._give_up(row, "The file was deleted.")
         finally:
             self.progress.pop(key, None)
-        self._more_indexing.set()
-        return True
-
-    async def _claim_next(self) -> Row | None:
-        async with self._claim, self._database.transaction() as connection:
-            row = await next_queued(connection)
-            if row is not None:
-                await change_store_file(connection, row, state=EMBEDDING, attempts=row["attempts"] + 1)
-        if row is not None and row["attempts"] >= MAX_ATTEMPTS:
-            await self._give_up(row, f"The service ended {MAX_ATTEMPTS} times while it worked on this file.")
-            return await self._claim_next()
-        return row
 
     async def _embed(self, row: Row, key: tuple[str, str]) -> list[Chunk]:
         shelf = self._shelf(row)
         if shelf.segment_path(row["segment"]).exists():
-            known = await asyncio.to_thread(shelf.segment_path(row["segment"]).read_bytes)
-            return msgspec.msgpack.decode(known, type=Segment).chunks
+            return await asyncio.to_thread(lambda: shelf.segment(row["segment"]).chunks)
         chunks = await asyncio.to_thread(self._cut, shelf, row)
         rows = []
         for at in range(0, len(chunks), _BATCH_CHUNKS):
             texts = [chunk.shown() for chunk in chunks[at : at + _BATCH_CHUNKS]]
-            rows.append(await self._embedder.embed(texts, Priority.INGESTION))
+            rows.append(await self._embedder.embed(texts, Priority.INGESTION, shelf.owner))
             self.progress[key] = (at + len(texts)) / len(chunks)
         vectors = np.concatenate(rows).astype(np.float32).tobytes()
-        await asyncio.to_thread(shelf.put_segment, row["segment"], Segment(chunks, vectors))
+        await asyncio.to_thread(shelf.put_segment, row["segment"], Segment(chunks, vectors, self._embedder.embedder_id))
         return chunks
 
     def _cut(self, shelf: Shelf, row: Row) -> list[Chunk]:
@@ -192,54 +228,8 @@ class Jobs:
             await change_store_file(connection, row, **values)
 
     def _shelf(self, row: Row) -> Shelf:
-        return self._indexes.shelf(Owner(row["organisation"], row["project"]))
+        return self._indexes.shelf(_owner_of(row))
 
-    # -- indexes --------------------------------------------------------------------------------------------------
 
-    async def _index_next(self) -> bool:
-        """One round over all projects; False, since the next round waits for a change."""
-        deadline = time.monotonic() + _GATHER_S
-        while self.progress and time.monotonic() < deadline:  # noqa: ASYNC110 - more will come: one build for all
-            await asyncio.sleep(0.1)
-        async with self._database.transaction() as connection:
-            everyone = set(await owners(connection))
-        everyone |= {shelf.owner for shelf in await asyncio.to_thread(shelves, self._indexes.root)}
-        for owner in sorted(everyone, key=lambda owner: (owner.organisation, owner.project)):
-            try:
-                await self._bring_up_to_date(owner)
-            except BuildFailed as error:
-                self._metrics.count(names.INDEX_BUILDS, "failed")
-                self._log.write("error", "index_build_failed", project=owner.project, reason=str(error))
-        return False
-
-    async def _bring_up_to_date(self, owner: Owner) -> None:
-        rows = await self._with_segments(owner)
-        wanted = frozenset((row["store_id"], row["file_id"], row["segment"]) for row in rows)
-        held = self._indexes.contents(owner)
-        if wanted != held:
-            began = time.monotonic()
-            await self._indexes.rebuild(owner, wanted)
-            self._metrics.observe(names.INDEX_BUILD_DURATION, time.monotonic() - began)
-            self._metrics.count(names.INDEX_BUILDS, "done")
-            self._log.write(
-                "info", "index_built", project=owner.project, added=len(wanted - held), removed=len(held - wanted)
-            )
-        async with self._database.transaction() as connection:
-            for row in rows:
-                if row["state"] == EMBEDDED:
-                    await change_store_file(connection, row, state=COMPLETED)
-            needed = await segments(connection, owner)
-        if wanted != held:
-            await asyncio.to_thread(self._indexes.shelf(owner).keep_segments, needed)
-
-    async def _with_segments(self, owner: Owner) -> list[Row]:
-        """What the owner's index should hold; a row whose segment is lost is queued again."""
-        shelf = self._indexes.shelf(owner)
-        async with self._database.transaction() as connection:
-            rows = await searchable(connection, owner, None)
-            there = [row for row in rows if shelf.segment_path(row["segment"]).exists()]
-            for row in rows:
-                if row not in there:
-                    await change_store_file(connection, row, state="queued", attempts=0)
-                    self._more_files.set()
-        return there
+def _owner_of(row: Row) -> Owner:
+    return Owner(row["organisation"], row["project"])

@@ -13,24 +13,21 @@ from guardrails.engine.policy import Policy
 from guardrails.engine.texts import screen_text
 from rag.document import Chunk
 from rag.embedding import Embedder, Priority
-from rag.index import Indexes
+from rag.index import IndexBroken, IndexUnavailable
+from rag.indexing import Indexing
 from rag.intake import count_verdicts
 from rag.stores.qdrant_edge import Hit, Scope
-from tidegate.errors import InvalidRequest, NotFound, Overloaded
+from tidegate.errors import InvalidRequest, NotFound
 from tidegate.store.database import Database
-from tidegate.store.documents import COMPLETED, Owner, Row, searchable, stores_named
+from tidegate.store.documents import Owner, Row, rows_found, stores_named
 from tidegate.telemetry import names
 from tidegate.telemetry.metrics import Metrics
 from tidegate.telemetry.tracing import Tracing
 
 MAX_QUERY_CHARACTERS = 4_096
+_MOST_ROUNDS = 5
+_MOST_DEPTH = 200
 Vector = NDArray[np.float32]
-
-
-class IndexUnavailable(Overloaded):
-    """The index does not hold what it should; it is being built anew."""
-
-    code = "index_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +60,12 @@ class Retriever:
     """Searches on behalf of a caller."""
 
     def __init__(
-        self, database: Database, embedder: Embedder, indexes: Indexes, metrics: Metrics, tracing: Tracing
+        self, database: Database, embedder: Embedder, indexing: Indexing, metrics: Metrics, tracing: Tracing
     ) -> None:
         self._database = database
         self._embedder = embedder
-        self._indexes = indexes
+        self._indexing = indexing
+        self._indexes = indexing.indexes
         self._metrics = metrics
         self._tracing = tracing
 
@@ -83,7 +81,7 @@ class Retriever:
         if not query or len(query) > MAX_QUERY_CHARACTERS:
             raise InvalidRequest(f"The query must have 1 to {MAX_QUERY_CHARACTERS} characters.", param="query")
         with self._tracing.child(names.SPAN_EMBED, span):
-            vector = (await self._embedder.embed([query], Priority.QUERY))[0]
+            vector = (await self._embedder.embed([query], Priority.QUERY, owner))[0]
         with self._tracing.child(names.SPAN_SEARCH, span) as search:
             found = await self._search(owner, question, query, vector)
             if search is not None:
@@ -92,27 +90,61 @@ class Retriever:
         return [Passage(hit.store_id, row, chunk, hit.score) for hit, row, chunk in passages if chunk is not None]
 
     async def _search(self, owner: Owner, question: Question, query: str, vector: Vector) -> list[tuple[Hit, Row]]:
-        store_ids, rows = await self._visible(owner, question.stores)  # from here to the hits nothing is awaited
-        live = {(row["store_id"], row["segment"]): row for row in rows}
-        held = self._indexes.contents(owner)
-        if missing := [row for row in rows if row["state"] == COMPLETED and _entry(row) not in held]:
-            raise IndexUnavailable(f"{len(missing)} documents are being indexed anew. Try again in a moment.")
-        gone = [(s, g) for s, _, g in held if s in store_ids and (s, g) not in live]
-        scope = Scope(owner.organisation, owner.project, tuple(store_ids), tuple(gone))
-        hits = self._indexes.search(scope, query, vector, question.limit)
-        return [(hit, live[(hit.store_id, hit.segment)]) for hit in hits if (hit.store_id, hit.segment) in live]
+        """What the index holds, as far as the database says now that it may be shown."""
+        store_ids = await self._stores(owner, question.stores)
+        if not store_ids:
+            return []
+        depth, found = question.limit, None
+        for _ in range(_MOST_ROUNDS):
+            standing = await self._indexing.standing(owner)
+            if missing := sum(standing.missing[store_id] for store_id in store_ids):
+                raise IndexUnavailable(f"{missing} documents are being indexed anew. Try again in a moment.")
+            if standing.folder is None:
+                return []
+            gone = [(store_id, segment) for store_id in store_ids for segment in standing.gone.get(store_id, ())]
+            scope = Scope(owner.organisation, owner.project, tuple(store_ids), tuple(gone))
+            try:
+                hits = await self._indexes.search(standing.folder, scope, query, vector, depth)
+            except IndexBroken:
+                if (await self._indexing.standing(owner)).folder == standing.folder:
+                    self._indexing.mark_broken(owner, standing.folder)
+                continue
+            found, dead = await self._alive(owner, hits)
+            if not dead or len(found) >= question.limit:
+                break
+            for store_id, segment in dead:  # taken out a moment ago: others come in their places
+                standing.gone.setdefault(store_id, set()).add(segment)
+            depth = min(4 * depth, _MOST_DEPTH)
+        if found is None:
+            raise IndexUnavailable("The index is being built anew. Try again in a moment.")
+        return found[: question.limit]
 
-    async def _visible(self, owner: Owner, stores: Sequence[str]) -> tuple[list[str], Sequence[Row]]:
+    async def _alive(self, owner: Owner, hits: Sequence[Hit]) -> tuple[list[tuple[Hit, Row]], set[tuple[str, str]]]:
+        """The hits whose files are still there, and store and segment of the others."""
+        keys = {(hit.store_id, hit.segment) for hit in hits}
+        if not keys:
+            return [], set()
         async with self._database.transaction() as connection:
-            store_ids: list[str] = []
-            for name in stores:
-                found = await stores_named(connection, owner, name)
-                if not found:
-                    raise NotFound(
-                        f"There is no vector store {name[:128]!r} in this project.", code="vector_store_not_found"
-                    )
-                store_ids += found
-            return store_ids, await searchable(connection, owner, store_ids)
+            rows = await rows_found(connection, owner, sorted(keys))
+        live = {(row["store_id"], row["segment"]): row for row in rows}
+        found = [(hit, live[key]) for hit in hits if (key := (hit.store_id, hit.segment)) in live]
+        return found, keys - live.keys()
+
+    async def _stores(self, owner: Owner, stores: Sequence[str]) -> list[str]:
+        """Ids of the stores with these ids or names.
+
+        Raises:
+            NotFound: the owner has no such store.
+        """
+        async with self._database.transaction() as connection:
+            rows = await stores_named(connection, owner, stores)
+        known = {row["store_id"] for row in rows} | {row["name"] for row in rows}
+        for name in stores:
+            if name not in known:
+                raise NotFound(
+                    f"There is no vector store {name[:128]!r} in this project.", code="vector_store_not_found"
+                )
+        return [row["store_id"] for row in rows]
 
     def _screened(self, policy: Policy, chunk: Chunk) -> Chunk | None:
         """The chunk as the policy lets it pass now; None if it does not."""
@@ -121,7 +153,3 @@ class Retriever:
         if screened.refusal is not None:
             return None
         return Chunk(chunk.start, chunk.end, chunk.page, chunk.heading, screened.text)
-
-
-def _entry(row: Row) -> tuple[str, str, str]:
-    return row["store_id"], row["file_id"], row["segment"]

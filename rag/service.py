@@ -64,7 +64,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Door, F
             intake=Intake(database, pool, metrics),
             jobs=jobs,
             policies=Policies(CurrentResources(database, settings.store.refresh_interval_s)),
-            retriever=Retriever(database, embedder, indexes, metrics, tracing),
+            retriever=Retriever(database, embedder, jobs.indexing, metrics, tracing),
             tracing=tracing,
             max_file_bytes=options.max_file_bytes,
         )
@@ -79,7 +79,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Door, F
             await jobs.release()
             await pool.close()
             embedder.close()
-            indexes.close()
+            await indexes.close()
             await database.close()
             await asyncio.to_thread(tracing.close)
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from rag.document import Chunk, ParsedDocument
 from tidegate.store.documents import Owner
 
+_UNFINISHED = ".unfinished"
 Contents = frozenset[tuple[str, str, str]]
 """What an index holds: store, file, segment."""
 
@@ -36,6 +37,8 @@ class Segment(Struct, frozen=True):
 
     chunks: list[Chunk]
     vectors: bytes
+    embedder_id: str = ""
+    """What made the vectors; empty in segments of earlier versions, whose names depend on it all the same."""
 
     def matrix(self) -> NDArray[np.float32]:
         """The vectors as rows."""
@@ -81,6 +84,10 @@ class Shelf:
         """Where a segment lies."""
         return self.folder / "segments" / f"{segment}.msgpack"
 
+    def segment(self, segment: str) -> Segment:
+        """A segment that has been kept."""
+        return msgspec.msgpack.decode(self.segment_path(segment).read_bytes(), type=Segment)
+
     def put_segment(self, segment: str, value: Segment) -> None:
         """Keeps a segment."""
         self.make()
@@ -90,9 +97,20 @@ class Shelf:
         """Forgets every document but these."""
         _keep(self.folder / "documents", file_ids)
 
-    def keep_segments(self, segments: Iterable[str]) -> None:
-        """Forgets every segment but these."""
-        _keep(self.folder / "segments", segments)
+    def segments(self, *, unfinished: bool = False) -> set[str]:
+        """Names of all segments, also of those whose write has not ended if `unfinished`."""
+        try:
+            files = os.listdir(self.folder / "segments")
+        except FileNotFoundError:
+            return set()
+        return {name.partition(".")[0] for name in files if unfinished or not name.endswith(_UNFINISHED)}
+
+    def delete_segments(self, segments: Iterable[str]) -> None:
+        """Forgets these segments, also what a write left unfinished."""
+        for segment in segments:
+            path = self.segment_path(segment)
+            path.unlink(missing_ok=True)
+            path.with_name(path.name + _UNFINISHED).unlink(missing_ok=True)
 
     def current_index(self) -> Path | None:
         """The index that is searched; None if there is none yet."""
@@ -161,7 +179,7 @@ def segment_name(file_id: str, chunking: str, embedder_id: str) -> str:
 def write(path: Path, data: bytes) -> None:
     """Writes a file that appears complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + _UNFINISHED)
     with unfinished.open("wb") as file:
         file.write(data)
         file.flush()

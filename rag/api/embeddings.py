@@ -4,16 +4,19 @@ import asyncio
 import base64
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter
 from msgspec import Struct
 from starlette.requests import Request
+from starlette.responses import Response
 
-from rag.api.parts import parts_of, read_json
+from rag.api.parts import owner_of, parts_of, read_json
 from rag.embedding import DIMENSIONS, MAX_TOKENS, MODEL, Priority
 from tidegate.errors import InvalidRequest, NotFound
 
 router = APIRouter()
 _MOST_TEXTS = 2_048
+_ITEMS_AT_ONCE = 16
 
 
 class Embed(Struct):
@@ -26,7 +29,7 @@ class Embed(Struct):
 
 
 @router.post("/v1/embeddings", response_model=None)
-async def embeddings(request: Request) -> dict[str, Any]:
+async def embeddings(request: Request) -> Response:
     """One unit vector per text. A text that the model cannot read whole is refused, never cut in silence."""
     body = await read_json(request, Embed)
     if body.model != MODEL:
@@ -41,14 +44,16 @@ async def embeddings(request: Request) -> dict[str, Any]:
     if max(tokens) > MAX_TOKENS:
         index = tokens.index(max(tokens))
         raise InvalidRequest(f"Input {index} has {tokens[index]} tokens; the model reads {MAX_TOKENS}.", param="input")
-    vectors = await embedder.embed(texts, Priority.CALL)
-    if body.encoding_format == "base64":
-        shown: list[Any] = [base64.b64encode(row.tobytes()).decode() for row in vectors]
-    else:
-        shown = vectors.tolist()
-    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(shown)]
+    vectors = await embedder.embed(texts, Priority.CALL, owner_of(request))
+    items = []
+    for index, row in enumerate(vectors):
+        shown = base64.b64encode(row.tobytes()).decode() if body.encoding_format == "base64" else row.tolist()
+        items.append(msgspec.json.encode({"object": "embedding", "index": index, "embedding": shown}))
+        if index % _ITEMS_AT_ONCE == 0:
+            await asyncio.sleep(0)  # 2,048 vectors take a tenth of a second
     usage = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
-    return {"object": "list", "data": data, "model": MODEL, "usage": usage}
+    page = {"object": "list", "data": msgspec.Raw(b"[%s]" % b",".join(items)), "model": MODEL, "usage": usage}
+    return Response(msgspec.json.encode(page), media_type="application/json")
 
 
 def _texts(given: Any) -> list[str]:

@@ -66,7 +66,7 @@ async def delete(request: Request, file_id: str) -> dict[str, Any]:
         if not await documents.delete_file(connection, owner, file_id):
             raise no_file(file_id)
     await asyncio.to_thread(parts.indexes.shelf(owner).delete_document, file_id)
-    parts.jobs.wake()
+    parts.jobs.wake(owner)
     return {"id": file_id, "object": "file", "deleted": True}
 
 

@@ -145,7 +145,7 @@ async def delete(request: Request, store_id: str) -> dict[str, Any]:
     async with parts_of(request).database.transaction() as connection:
         if not await documents.delete_store(connection, owner_of(request), store_id):
             raise _no_store(store_id)
-    parts_of(request).jobs.wake()
+    parts_of(request).jobs.wake(owner_of(request))
     return {"id": store_id, "object": "vector_store.deleted", "deleted": True}
 
 
@@ -219,7 +219,7 @@ async def delete_file(request: Request, store_id: str, file_id: str) -> dict[str
     async with parts_of(request).database.transaction() as connection:
         if not await documents.delete_store_file(connection, owner_of(request), store_id, file_id):
             raise _no_file(store_id, file_id)
-    parts_of(request).jobs.wake()
+    parts_of(request).jobs.wake(owner_of(request))
     return {"id": file_id, "object": "vector_store.file.deleted", "deleted": True}
 
 
@@ -247,7 +247,7 @@ async def _queue(request: Request, store_id: str, file_id: str, attributes: str,
     async with parts.database.transaction() as connection:
         await documents.put_store_file(connection, owner, row)
         await documents.change_store(connection, owner, store_id, last_active_at=time.time())
-    parts.jobs.wake()
+    parts.jobs.wake(owner)
 
 
 def _chunking(given: Strategy | None) -> str:

@@ -1,7 +1,7 @@
 """The embedded Qdrant engine: an index is a folder, complete when it is made and never written again.
 
 The engine holds Python's interpreter lock in every call, minutes in `optimize()` of a large index, and lets one process only
-open a folder. So an index is filled by a child process (`rag/build.py`) and searched by the service, a millisecond a time.
+open a folder. So an index is filled by one child process (`rag/build.py`) and searched by another (`rag/search_worker.py`).
 Searches are dense and BM25, fused by reciprocal rank; BM25's word statistics are those of what the caller may see.
 """
 
@@ -62,8 +62,8 @@ class Entry:
 class EdgeIndex:
     """An index that is searched."""
 
-    def __init__(self, folder: Path) -> None:
-        self._shard = edge.EdgeShard.load(str(folder))
+    def __init__(self, folder: str) -> None:
+        self._shard = edge.EdgeShard.load(folder)
         self._bm25 = _bm25()
 
     def search(self, scope: Scope, query: str, vector: NDArray[np.float32], limit: int) -> list[Hit]:
@@ -146,8 +146,12 @@ class EdgeBuilder:
 
 def compile_scope(scope: Scope) -> edge.Filter:
     """The filter that every search carries, in both legs and in the word statistics."""
+    without: dict[str, list[str]] = {}
+    for store, segment in scope.without:
+        without.setdefault(store, []).append(segment)
     gone: list[Any] = [
-        edge.Filter(must=[_is("store_id", store), _is("segment", segment)]) for store, segment in scope.without
+        edge.Filter(must=[_is("store_id", store), edge.FieldCondition("segment", match=edge.MatchAny(segments))])
+        for store, segments in without.items()
     ]
     return edge.Filter(
         must=[

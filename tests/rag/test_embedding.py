@@ -9,6 +9,9 @@ import pytest
 
 from rag.embedding import DIMENSIONS, Embedder, Priority
 from tidegate.errors import Overloaded
+from tidegate.store.documents import Owner
+
+ONE, OTHER = Owner("acme", "one"), Owner("acme", "other")
 
 
 class Slow:
@@ -33,11 +36,11 @@ def test_a_query_waits_for_one_pass_of_ingestion_at_most_and_a_call_goes_before_
         model = Slow()
         embedder = Embedder(model, None, "test")
         ingestion = asyncio.ensure_future(
-            embedder.embed([f"ingestion {n} " * 300 for n in range(8)], Priority.INGESTION)
+            embedder.embed([f"ingestion {n} " * 300 for n in range(8)], Priority.INGESTION, ONE)
         )
         await asyncio.to_thread(model.began.wait, 10)
-        call = asyncio.ensure_future(embedder.embed(["call"], Priority.CALL))
-        query = asyncio.ensure_future(embedder.embed(["query"], Priority.QUERY))
+        call = asyncio.ensure_future(embedder.embed(["call"], Priority.CALL, ONE))
+        query = asyncio.ensure_future(embedder.embed(["query"], Priority.QUERY, ONE))
         await asyncio.sleep(0)
         model.allowed.release(10)
         await asyncio.gather(ingestion, call, query)
@@ -51,11 +54,11 @@ def test_whoever_leaves_is_not_embedded_and_a_failure_is_his_alone_whose_text_it
     async def main() -> None:
         model = Slow()
         embedder = Embedder(model, None, "test")
-        first = asyncio.ensure_future(embedder.embed(["first"], Priority.CALL))
+        first = asyncio.ensure_future(embedder.embed(["first"], Priority.CALL, ONE))
         await asyncio.to_thread(model.began.wait, 10)
-        leaving = asyncio.ensure_future(embedder.embed(["leaving"], Priority.CALL))
-        broken = asyncio.ensure_future(embedder.embed(["broken"], Priority.CALL))
-        last = asyncio.ensure_future(embedder.embed(["last"], Priority.CALL))
+        leaving = asyncio.ensure_future(embedder.embed(["leaving"], Priority.CALL, ONE))
+        broken = asyncio.ensure_future(embedder.embed(["broken"], Priority.CALL, ONE))
+        last = asyncio.ensure_future(embedder.embed(["last"], Priority.CALL, ONE))
         await asyncio.sleep(0)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
@@ -65,7 +68,28 @@ def test_whoever_leaves_is_not_embedded_and_a_failure_is_his_alone_whose_text_it
             await broken
         assert model.passes == ["first", "broken", "last"]
         with pytest.raises(Overloaded):
-            await embedder.embed(["x"] * 9000, Priority.CALL)
+            await embedder.embed(["x"] * 9000, Priority.CALL, ONE)
         embedder.close()
 
     asyncio.run(main())
+
+
+def test_projects_take_turns_within_a_priority() -> None:
+    async def main() -> list[str]:
+        model = Slow()
+        embedder = Embedder(model, None, "test")
+        many = asyncio.ensure_future(
+            embedder.embed([f"many-{n:03d} " * 300 for n in range(6)], Priority.INGESTION, ONE)
+        )
+        await asyncio.to_thread(model.began.wait, 10)
+        few = asyncio.ensure_future(
+            embedder.embed([f"few--{n:03d} " * 300 for n in range(2)], Priority.INGESTION, OTHER)
+        )
+        await asyncio.sleep(0)
+        model.allowed.release(10)
+        await asyncio.gather(many, few)
+        embedder.close()
+        return [name.partition("-")[0] for name in model.passes]
+
+    order = asyncio.run(main())
+    assert order.count("few") == 2 and max(at for at, name in enumerate(order) if name == "few") <= 4, order

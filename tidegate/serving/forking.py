@@ -1,4 +1,4 @@
-"""The process that forks a pool's workers: `python -m tidegate.serving.forking TARGET MEMORY_BYTES MAX_JOBS`.
+"""The process that forks a pool's workers: `python -m tidegate.serving.forking TARGET MEMORY MAX_JOBS MAX_GROWTH NICENESS`.
 
 Standard input is a socket to the pool. The process imports TARGET (`module:function`) once; each worker is a fork of it and
 costs a millisecond in place of an interpreter's start. A message with a descriptor asks for a worker that serves that socket,
@@ -19,7 +19,7 @@ import struct
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from tidegate.serving.children import die_with_parent
 
@@ -28,8 +28,6 @@ JOB = struct.Struct(">II")
 """Lengths of a job's head and body."""
 RESULT = struct.Struct(">B?II")
 """A `Status`, whether the worker ends now, lengths of head and body."""
-_NICE = 10
-_MAX_GROWTH_BYTES = 33_554_432
 _PAGE_BYTES = resource.getpagesize()
 
 
@@ -42,12 +40,21 @@ class Status(IntEnum):
     """The handler raised; the head is the exception's type and place."""
 
 
+class _WorkerLimits(NamedTuple):
+    """Bounds of a worker, see `process_pool.PoolLimits`."""
+
+    memory_bytes: int
+    max_jobs: int
+    max_growth_bytes: int
+    niceness: int
+
+
 def main() -> None:
     """Forks and kills until the pool's end of the socket is closed."""
     die_with_parent(signal.SIGKILL)
-    target, memory_bytes, max_jobs = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    limits = _WorkerLimits(*map(int, sys.argv[2:]))
     sys.stdout = sys.stderr
-    handler = load(target)
+    handler = load(sys.argv[1])
     with socket.socket(fileno=os.dup(0)) as orders:
         os.close(0)
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -72,7 +79,7 @@ def main() -> None:
             child = os.fork()
             if child == 0:
                 orders.close()
-                _become_worker(descriptors[0], handler, memory_bytes, max_jobs)
+                _become_worker(descriptors[0], handler, limits)
             os.close(descriptors[0])
             children.add(child)
 
@@ -96,16 +103,16 @@ def _kill(child: int, children: set[int]) -> None:
         os.kill(child, signal.SIGKILL)
 
 
-def _become_worker(descriptor: int, handler: Handler, memory_bytes: int, max_jobs: int) -> None:
+def _become_worker(descriptor: int, handler: Handler, limits: _WorkerLimits) -> None:
     code = 1
     try:
         die_with_parent(signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.nice(_NICE)
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        os.nice(limits.niceness)
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        serve(socket.socket(fileno=descriptor), handler, max_jobs)
+        serve(socket.socket(fileno=descriptor), handler, limits)
         code = 0
     except OSError:
         code = 0  # the pool has closed its end
@@ -113,7 +120,7 @@ def _become_worker(descriptor: int, handler: Handler, memory_bytes: int, max_job
         os._exit(code)
 
 
-def serve(channel: socket.socket, handler: Handler, max_jobs: int) -> None:
+def serve(channel: socket.socket, handler: Handler, limits: _WorkerLimits) -> None:
     """Run jobs one after another until the socket ends, `max_jobs` are done, or the process has grown."""
     source, jobs = channel.makefile("rb"), 0
     channel.sendall(struct.pack(">I", os.getpid()))
@@ -121,7 +128,8 @@ def serve(channel: socket.socket, handler: Handler, max_jobs: int) -> None:
     while len(lengths := source.read(JOB.size)) == JOB.size:
         jobs += 1
         status, head, body = _result_of(source, lengths, handler)
-        ends = status is not Status.DONE or jobs >= max_jobs or _resident_bytes() - base_bytes > _MAX_GROWTH_BYTES
+        grown = _resident_bytes() - base_bytes > limits.max_growth_bytes
+        ends = status is not Status.DONE or jobs >= limits.max_jobs or grown
         channel.sendall(RESULT.pack(status, ends, len(head), len(body)) + head)
         channel.sendall(body)
         if ends:

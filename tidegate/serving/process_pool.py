@@ -2,7 +2,7 @@
 
 A job that times out, is cancelled (disconnect, deadline) or belongs to a closing pool has its process killed, so nothing goes on
 computing for nobody. Workers are forks of one process that has everything imported (`forking.py`); that one starts with the
-first job. They run at a lower priority than the event loop that waits for them.
+first job. They run at a lower priority than the event loop that waits for them, unless `PoolLimits.niceness` says otherwise.
 """
 
 import asyncio
@@ -40,6 +40,10 @@ class PoolLimits:
     max_waiting_bytes: int = 67_108_864
     """Bytes of one project's waiting jobs."""
     max_result_bytes: int = 268_435_456
+    max_growth_bytes: int = 33_554_432
+    """A process that has grown by more than this after a job is replaced."""
+    niceness: int = 10
+    """0 is the priority of the event loop that waits."""
 
 
 class Failure(Enum):
@@ -162,8 +166,7 @@ class ProcessPool:
                 task.result().forget()
                 task = None
         if task is None:
-            start = _Forker.start(self._target, self._limits.memory_bytes, self._limits.max_jobs)
-            task = self._forker = asyncio.ensure_future(start)
+            task = self._forker = asyncio.ensure_future(_Forker.start(self._target, self._limits))
         return await asyncio.shield(task)
 
 
@@ -175,11 +178,12 @@ class _Forker:
         self._orders = orders
 
     @classmethod
-    async def start(cls, target: str, memory_bytes: int, max_jobs: int) -> "_Forker":
+    async def start(cls, target: str, limits: PoolLimits) -> "_Forker":
         """Start the process; it answers orders once it has imported `target`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        argv = [sys.executable, "-m", "tidegate.serving.forking", target, str(memory_bytes), str(max_jobs)]
+        numbers = (limits.memory_bytes, limits.max_jobs, limits.max_growth_bytes, limits.niceness)
+        argv = [sys.executable, "-m", "tidegate.serving.forking", target, *map(str, numbers)]
         env = {"PATH": os.environ.get("PATH", ""), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         try:
             process = await asyncio.create_subprocess_exec(

@@ -6,17 +6,30 @@ vectors are on disk) → `completed` (the index that is searched holds it), or `
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Table, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    RowMapping,
+    Select,
+    Table,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tidegate.store.tables import files, store_files, vector_stores
 
 QUEUED, EMBEDDING, EMBEDDED, COMPLETED, FAILED = "queued", "embedding", "embedded", "completed", "failed"
 Row = RowMapping
+_PART_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +102,11 @@ async def get_store(connection: AsyncConnection, owner: Owner, store_id: str) ->
     return (await connection.execute(mine)).mappings().first()
 
 
-async def stores_named(connection: AsyncConnection, owner: Owner, name: str) -> list[str]:
-    """Ids of the stores with this id or name, oldest first."""
-    same = (vector_stores.c.store_id == name) | (vector_stores.c.name == name)
-    query = select(vector_stores.c.store_id).where(owner.of(vector_stores), same)
-    return list((await connection.execute(query.order_by(vector_stores.c.created_at))).scalars())
+async def stores_named(connection: AsyncConnection, owner: Owner, names: Sequence[str]) -> Sequence[Row]:
+    """Stores with one of these ids or names, oldest first: rows of store_id and name."""
+    same = vector_stores.c.store_id.in_(names) | vector_stores.c.name.in_(names)
+    query = select(vector_stores.c.store_id, vector_stores.c.name).where(owner.of(vector_stores), same)
+    return (await connection.execute(query.order_by(vector_stores.c.created_at))).mappings().all()
 
 
 async def list_stores(connection: AsyncConnection, owner: Owner, page: Page) -> Sequence[Row]:
@@ -164,16 +177,59 @@ async def count_states(connection: AsyncConnection, owner: Owner, store_ids: Seq
     return (await connection.execute(query.group_by(*columns))).mappings().all()
 
 
-async def searchable(connection: AsyncConnection, owner: Owner, store_ids: Sequence[str] | None) -> Sequence[Row]:
-    """Rows that an index of the owner may hold, of some stores or of all; with each file's name."""
+async def survey(connection: AsyncConnection, owner: Owner) -> AsyncIterator[Sequence[Row]]:
+    """All rows of the owner that have not failed, some hundreds at a time: store_id, file_id, segment, state, chunks."""
+    columns = (store_files.c[name] for name in ("store_id", "file_id", "segment", "state", "chunks"))
+    query = (
+        select(*columns)
+        .join(files, files.c.file_id == store_files.c.file_id)
+        .where(owner.of(store_files), store_files.c.state != FAILED)
+    )
+    async for rows in _parts(connection, query):
+        yield rows
+
+
+async def rows_found(connection: AsyncConnection, owner: Owner, found: Sequence[tuple[str, str]]) -> Sequence[Row]:
+    """The rows that these pairs of store and segment have now, with each file's name; none for what has been taken out."""
     query = (
         select(store_files, files.c.filename)
         .join(files, files.c.file_id == store_files.c.file_id)
-        .where(owner.of(store_files), store_files.c.state.in_((EMBEDDED, COMPLETED)))
+        .where(
+            owner.of(store_files),
+            store_files.c.state.in_((EMBEDDED, COMPLETED)),
+            tuple_(store_files.c.store_id, store_files.c.segment).in_(found),
+        )
     )
-    if store_ids is not None:
-        query = query.where(store_files.c.store_id.in_(store_ids))
     return (await connection.execute(query)).mappings().all()
+
+
+async def complete(connection: AsyncConnection, owner: Owner, found: Sequence[tuple[str, str]]) -> None:
+    """The index that is searched holds what these pairs of store and segment name."""
+    key = tuple_(store_files.c.store_id, store_files.c.segment)
+    mine = owner.of(store_files) & (store_files.c.state == EMBEDDED) & key.in_(found)
+    await connection.execute(update(store_files).where(mine).values(state=COMPLETED))
+
+
+async def requeue(connection: AsyncConnection, owner: Owner, lost: Sequence[tuple[str, str]]) -> None:
+    """What these pairs of store and segment name must be embedded again; `chunks` stay, which says that they were found."""
+    key = tuple_(store_files.c.store_id, store_files.c.segment)
+    mine = owner.of(store_files) & store_files.c.state.in_((EMBEDDED, COMPLETED)) & key.in_(lost)
+    await connection.execute(update(store_files).where(mine).values(state=QUEUED, attempts=0))
+
+
+async def all_segments(connection: AsyncConnection) -> AsyncIterator[Sequence[Row]]:
+    """Every row of every owner, some hundreds at a time: store_id, file_id, segment, chunking."""
+    columns = (store_files.c[name] for name in ("store_id", "file_id", "segment", "chunking"))
+    async for rows in _parts(connection, select(*columns)):
+        yield rows
+
+
+async def rename_segments(connection: AsyncConnection, renamed: Sequence[tuple[Row, str]]) -> None:
+    """Gives rows a new segment and queues them; what had failed before is tried again, too."""
+    mine = (store_files.c.store_id == bindparam("store")) & (store_files.c.file_id == bindparam("file"))
+    change = update(store_files).where(mine).values(segment=bindparam("name"), state=QUEUED, attempts=0, error=None)
+    values = [{"store": row["store_id"], "file": row["file_id"], "name": name} for row, name in renamed]
+    await connection.execute(change, values)
 
 
 async def requeue_unfinished(connection: AsyncConnection, *, forgive: bool = False) -> None:
@@ -183,10 +239,21 @@ async def requeue_unfinished(connection: AsyncConnection, *, forgive: bool = Fal
     await connection.execute(query)
 
 
-async def next_queued(connection: AsyncConnection) -> Row | None:
-    """The oldest file that waits, of any owner."""
-    query = select(store_files).where(store_files.c.state == QUEUED).order_by(store_files.c.created_at).limit(1)
-    return (await connection.execute(query)).mappings().first()
+async def next_queued(connection: AsyncConnection, after: Owner | None, without: Sequence[Owner]) -> Row | None:
+    """The oldest waiting file of the project that comes after `after` in the order of names, else of the first.
+
+    Projects in `without` are left out.
+    """
+    key = tuple_(store_files.c.organisation, store_files.c.project)
+    query = select(store_files).where(store_files.c.state == QUEUED)
+    if without:
+        query = query.where(key.not_in([(owner.organisation, owner.project) for owner in without]))
+    ordered = query.order_by(store_files.c.organisation, store_files.c.project, store_files.c.created_at).limit(1)
+    if after is not None:
+        later = ordered.where(key > tuple_(after.organisation, after.project))
+        if (found := (await connection.execute(later)).mappings().first()) is not None:
+            return found
+    return (await connection.execute(ordered)).mappings().first()
 
 
 async def owners(connection: AsyncConnection) -> list[Owner]:
@@ -202,7 +269,17 @@ async def file_ids(connection: AsyncConnection, owner: Owner) -> set[str]:
 
 async def segments(connection: AsyncConnection, owner: Owner) -> set[str]:
     """Segments that some row of the owner needs."""
-    return set((await connection.execute(select(store_files.c.segment).where(owner.of(store_files)))).scalars())
+    found: set[str] = set()
+    async for rows in _parts(connection, select(store_files.c.segment).where(owner.of(store_files))):
+        found.update(row["segment"] for row in rows)
+    return found
+
+
+async def _parts(connection: AsyncConnection, query: Select[Any]) -> AsyncIterator[Sequence[Row]]:
+    """Rows in parts, so that the event loop takes care of others in between."""
+    async with connection.stream(query) as result:
+        async for rows in result.mappings().partitions(_PART_ROWS):
+            yield rows
 
 
 async def _page(

@@ -116,7 +116,8 @@ store_files = Table(
     Column("usage_bytes", BigInteger, nullable=False),
     Column("created_at", Float, nullable=False, comment="Unix time, s"),
     Index(None, "organisation", "project", "store_id"),
-    Index(None, "state"),
+    Index(None, "state", "organisation", "project", "created_at"),
+    Index(None, "file_id"),
 )
 
 responses = Table(
