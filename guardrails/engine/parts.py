@@ -120,8 +120,11 @@ def _mask(guardrail: Guardrail, text: str) -> str:
     return mask(guardrail, text) if guardrail.trigger.search(text) is not None else text
 
 
-def number_text(value: float) -> str:
-    """A number as it is written without an exponent, where it is a whole one."""
+def number_text(value: Any) -> str:
+    """A number as it is written without an exponent, where it is a whole one.
+
+    It is not annotated as `float`: compiled, an int would become one.
+    """
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 

@@ -131,9 +131,8 @@ def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest) -> None:
 
 
 def _any_spelling(byte: int) -> bytes:
-    digits = b"".join(
-        b"[%s%s]" % (digit.lower(), digit.upper()) for digit in (b"%x" % (byte >> 4), b"%x" % (byte & 15))
-    )
+    digits = b"%02x" % byte
+    digits = b"".join([b"[%s%s]" % (digit.lower(), digit.upper()) for digit in (digits[:1], digits[1:])])
     return rb"(?:%s|\\u00%s)" % (bytes([byte]), digits)
 
 

@@ -31,20 +31,23 @@ def with_pool(work: Callable[[ProcessPool], Awaitable[Any]], **limits: Any) -> A
     return asyncio.run(run())
 
 
-def below(pid: int) -> set[int]:
-    """Every process that `pid` has started, and what those have."""
+def started_by(pid: int) -> set[int]:
+    """The living processes of pools that `pid` has started."""
     found: set[int] = set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
-                    found |= {int(entry.name)} | below(int(entry.name))
+        with contextlib.suppress(OSError, ValueError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and b"tidegate.serving.forking" in (entry / "cmdline").read_bytes():
+                found.add(int(entry.name))
     return found
 
 
+def forkers() -> set[int]:
+    return started_by(os.getpid())
+
+
 def workers() -> set[int]:
-    """The processes below this one that serve jobs: those that forked nothing and are not dead."""
-    return {pid for pid in below(os.getpid()) if not below(pid) and state_of(pid) not in "ZX"}
+    return set().union(*map(started_by, forkers()))
 
 
 def state_of(pid: int) -> str:
@@ -127,7 +130,7 @@ def test_closing_kills_every_process_and_fails_what_runs() -> None:
             await pool.run(A, b"echo")
 
     with_pool(work)
-    assert workers() == set()
+    assert workers() == forkers() == set()
 
 
 def test_a_process_that_dies_is_one_error_or_one_retry(tmp_path: Path) -> None:
@@ -158,7 +161,7 @@ def test_an_idle_process_that_was_killed_is_replaced() -> None:
 def test_the_process_that_forks_is_replaced_when_killed() -> None:
     async def work(pool: ProcessPool) -> None:
         first = await pid_of(pool)
-        (forker,) = below(os.getpid()) - workers()
+        (forker,) = forkers()
         os.kill(forker, signal.SIGKILL)
         await until(is_gone(first))
         assert (await pool.run(A, b"echo", b"ab", attempts=2))[1] == b"ba"
