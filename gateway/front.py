@@ -13,11 +13,14 @@ from gateway.ledger.journal import Journal
 from gateway.mcp.door import ToolDoor
 from gateway.pipeline import Pipeline
 from gateway.snapshot import SnapshotSource
-from tidegate.errors import MethodNotAllowed, Overloaded, TidegateError
-from tidegate.serving.call import Call, header_lines
+from tidegate.errors import MethodNotAllowed, NotFound, Overloaded, TidegateError
+from tidegate.serving.call import Call, header_lines, is_encoded
+from tidegate.serving.http import answer
 from tidegate.telemetry import names
 from tidegate.telemetry.metrics import Metrics
 
+_MAY_BE_ENCODED = b"/v1/models/"
+"""Below it stands a model's name, which may have a slash; no other path has anything to escape."""
 HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation is not None}
 
 
@@ -49,7 +52,7 @@ class Gateway:
     def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
         """One request. Its path decides, never the Host header."""
         operation = HOT_PATHS.get(call.path)
-        if operation is None:
+        if operation is None or (b"%" in call.target and is_encoded(call.target)):
             return self._serve_rest(call)
         refusal = self._refusal(call.method)
         if refusal is not None:
@@ -59,7 +62,11 @@ class Gateway:
     async def _serve_rest(self, call: Call) -> None:
         request_id, scope = new_request_id(time.time()), call.scope()
         send = _with_id(scope, call.send, request_id)
-        if (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
+        if is_encoded(call.target) and not scope["raw_path"].startswith(_MAY_BE_ENCODED):
+            await answer(NotFound(f"There is no {call.method} path with escapes here. Write it out."))(
+                scope, call.receive, send
+            )
+        elif (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
             await self.tools(scope, call.receive, send)
         else:
             scope["state"]["request_id"] = request_id

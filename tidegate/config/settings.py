@@ -67,6 +67,11 @@ class GatewaySettings(Stoppable):
     max_upload_bytes: int = Field(33_554_432, ge=1024, description="Largest form with a sound file")
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body, or a piece of a form")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
+    max_connections: int = Field(
+        8192,
+        ge=16,
+        description="Connections at once in one process, also of the other services; less where RLIMIT_NOFILE is low",
+    )
     max_inflight_requests: int = Field(
         4096, ge=1, description="Requests at once in one process; beyond it the answer is 503"
     )

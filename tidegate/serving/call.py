@@ -85,7 +85,7 @@ class Call:
         self.more = True
         """Whether there may be more of the body than has come."""
         self.gone = self.started = self.answered = False
-        self._expects = fields.get(b"expect", b"").lower() == b"100-continue"
+        self._expects = modern and fields.get(b"expect", b"").lower() == b"100-continue"
         self._pieces: list[bytes] = []
         self._size = 0
         self._told = False
@@ -160,6 +160,8 @@ class Call:
         """
         self.started, self._left = True, length
         keep = self.keep_alive and not self._connection.server.closing
+        if self.more and not self._rest_is_short():
+            keep = False
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self.modern and self.method != "HEAD" and status not in _WITHOUT_BODY:
@@ -172,6 +174,11 @@ class Call:
             self.keep_alive = False
             framing += b"connection: close\r\n"
         self._head = b"".join((_STATUS_LINES[status], self._connection.server.date.line(), lines, framing, b"\r\n"))
+
+    def _rest_is_short(self) -> bool:
+        """Whether the connection can outlive a body that nobody will read: little is left, and it was not held back."""
+        declared = self.fields.get(b"content-length", b"")
+        return not self._expects and declared.isdigit() and int(declared) <= HIGH_WATER_BYTES
 
     @property
     def blocked(self) -> bool:
@@ -291,6 +298,11 @@ class Call:
 def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
     """Headers that are known to be well formed, as `Call.start` takes them."""
     return b"".join([f"{name}: {value}\r\n".encode() for name, value in headers])
+
+
+def is_encoded(target: bytes) -> bool:
+    """Whether the path of `target` has escapes (`%2F`), which proxies in front may not have read as their letters."""
+    return b"%" in target.partition(b"?")[0]
 
 
 def _path(target: bytes) -> str:
