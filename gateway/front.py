@@ -5,15 +5,16 @@ from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.routes import ROUTES
 from gateway.exchange import Exchange, Operation, new_request_id, public_id
 from gateway.ledger.journal import Journal
+from gateway.limits.room import Stay
 from gateway.mcp.door import ToolDoor
 from gateway.pipeline import Pipeline
 from gateway.snapshot import SnapshotSource
-from tidegate.errors import MethodNotAllowed, NotFound, Overloaded, TidegateError
+from tidegate.errors import MethodNotAllowed, NotFound, TidegateError
 from tidegate.serving.call import Call, header_lines, is_encoded
 from tidegate.serving.http import answer
 from tidegate.telemetry import names
@@ -35,13 +36,10 @@ class Gateway:
         http: FastAPI,
         journal: Journal,
         metrics: Metrics,
-        *,
-        max_inflight: int,
     ) -> None:
         self._source = source
         self._metrics = metrics
         self._journal = journal
-        self._max_inflight = max_inflight
         self.pipeline = pipeline
         self.tools = tools
         self.http = http
@@ -70,7 +68,15 @@ class Gateway:
             await self.tools(scope, call.receive, send)
         else:
             scope["state"]["request_id"] = request_id
-            await self.http(scope, call.receive, send)
+            await self._serve_by_http(scope, call.receive, send)
+
+    async def _serve_by_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.http(scope, receive, send)
+        finally:
+            stay: Stay | None = scope["state"].get("stay")
+            if stay is not None:
+                stay.close()
 
     async def _refuse(self, call: Call, operation: Operation, error: TidegateError) -> None:
         self._metrics.count(names.REFUSALS, error.error_code or error.type)
@@ -85,8 +91,6 @@ class Gateway:
         """Why a request does not even enter the pipeline."""
         if method != "POST":
             return MethodNotAllowed(f"{method} is not allowed here; allowed: POST.", allow="POST")
-        if len(self.pipeline.inflight) >= self._max_inflight:
-            return Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
         return None
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from gateway.api.routes import ROUTES, Route
 from gateway.auth.callers import Callers, credential
+from gateway.limits.room import Room, Stay
 from gateway.services import ServiceRelay
 from gateway.snapshot import SnapshotSource
 from tidegate import __version__
@@ -16,7 +17,7 @@ from tidegate.serving.http import NO_TELEMETRY, add_errors
 from tidegate.telemetry.logs import JsonLog
 
 
-def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay, log: JsonLog) -> FastAPI:
+def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay, room: Room, log: JsonLog) -> FastAPI:
     """The FastAPI side of the gateway; hot paths and tools are in its documentation, but never reach it."""
     app = FastAPI(
         title="Tidegate",
@@ -34,6 +35,7 @@ def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay,
         header = credential(dict(request.scope["headers"]))
         request.state.principal, request.state.service = callers.identify(header, snapshot.keys)
         request.state.snapshot = snapshot
+        request.state.stay = Stay(room, request.state.principal)  # `front.py` closes it
 
     async def check_service(request: Request) -> None:
         try:

@@ -4,6 +4,7 @@ from tests.conformance.requirements import Requirement
 
 _HOSTILE = "tests/gateway/test_hostile.py::"
 _CONNECTIONS = "tests/operations/test_connections.py::"
+_SHARES = "tests/operations/test_shares.py::"
 
 ADMISSION = (
     Requirement(
@@ -24,6 +25,28 @@ ADMISSION = (
         (
             _CONNECTIONS + "test_thousands_of_idle_connections_stop_nobody",
             _CONNECTIONS + "test_an_idle_connection_costs_little_memory",
+        ),
+    ),
+    Requirement(
+        "admission.order",
+        "platform",
+        "Rate and slot are taken from the head, before the body; a half-sent body counts among a project's requests",
+        (
+            _SHARES + "test_a_minute_that_is_used_up_is_told_before_a_byte_of_the_body",
+            _SHARES + "test_what_is_refused_for_its_body_or_model_is_counted_and_leaves_no_row",
+            _SHARES + "test_bodies_that_come_in_count_among_a_projects_requests_at_once",
+        ),
+    ),
+    Requirement(
+        "admission.shares",
+        "platform",
+        "A project holds a share of a process: of its requests, of their bytes, of uploads; the rest is for others",
+        (
+            _SHARES + "test_half_sent_bodies_hold_bounded_memory_and_only_their_projects_share",
+            _SHARES + "test_what_is_declared_but_has_not_come_holds_nothing",
+            _SHARES + "test_a_full_process_says_so_and_only_to_those_who_send_much",
+            _SHARES + "test_a_project_that_fills_its_share_of_requests_leaves_room_on_every_path",
+            _SHARES + "test_stalled_uploads_keep_nobody_from_uploading",
         ),
     ),
 )

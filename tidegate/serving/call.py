@@ -119,14 +119,21 @@ class Call:
         return {"type": "http.disconnect"}
 
     def _take(self) -> bytes:
-        pieces, self._pieces, self._size = self._pieces, [], 0
+        pieces = self._pieces
+        self.forget_body()
         self._connection.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def forget_body(self) -> None:
+        """Nobody will take what has come of the body, or somebody just has."""
+        self._connection.server.unread_bytes -= self._size
+        self._pieces, self._size = [], 0
 
     def feed(self, piece: bytes) -> None:
         """For the protocol: more of the body has come."""
         self._pieces.append(piece)
         self._size += len(piece)
+        self._connection.server.unread_bytes += len(piece)
         if self._size > HIGH_WATER_BYTES:
             self._connection.pause_reading()
         if self._waiters:
@@ -140,6 +147,7 @@ class Call:
 
     def hang_up(self) -> None:
         """For the protocol: the caller has gone."""
+        self.forget_body()
         if not self.answered:
             self.gone = True
             if self.on_gone is not None:
@@ -228,6 +236,8 @@ class Call:
             if self._left and self.method != "HEAD":
                 raise RuntimeError("the answer is shorter than it said")
         self.answered = True
+        if self._size:
+            self.forget_body()
         if self._waiters:
             self._wake()
         self._connection.on_answered(self)

@@ -26,6 +26,8 @@ TAKE_TIMEOUT_S = 120.0
 """How long a client may take nothing of a response that waits for it."""
 SOON_S = 1.0
 """Within this time a new connection is expected to be used, and one that was used to be used again."""
+MAX_UNREAD_BYTES = 33_554_432
+"""Of bodies that came ahead of their turn, on all connections together."""
 MAX_WAITING = 32
 """Requests that may be sent on a connection before the first of them is answered."""
 _REASONS = {
@@ -181,8 +183,12 @@ class Http1(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._idle_bytes = 0
-        if self._reading is not None and not self._reading.answered:
-            self._reading.feed(body)
+        if self._reading is None or self._reading.answered:
+            return
+        if self._queue and self.server.unread_bytes > MAX_UNREAD_BYTES:
+            self._refusal = Overloaded("Too much is sent ahead of its turn. Wait for each response.")
+            raise self._refusal
+        self._reading.feed(body)
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -362,7 +368,7 @@ class Http1(asyncio.Protocol):
         serving, reading = self._serving, self._reading
         if serving is not None and (serving is not reading or not reading.more):
             if self._queue and self._queue[-1].more:
-                self._queue.pop()
+                self._queue.pop().forget_body()
             (serving, *self._queue)[-1].keep_alive = False
             return
         if serving is not None and serving.started:

@@ -50,6 +50,8 @@ class Server:
         self.connections: set[Http1] = set()
         self.calls: set[Call] = set()
         self.max_connections = max_connections
+        self.unread_bytes = 0
+        """Of bodies that have come and no application has taken."""
         self.closing = False
         """Answers end their connections."""
         self.refusing = False

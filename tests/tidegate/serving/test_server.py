@@ -354,3 +354,24 @@ def test_what_slow_readers_hold_together_is_bounded(stand: Stand, monkeypatch: p
             stack.enter_context(asked(stand, "/large"))
         wait_until(lambda: 1 <= len(stand.server.connections) <= 2, 10, "most of them to be dropped")
         assert sum(each.untaken_bytes for each in stand.server.connections) <= 10_000_000
+
+
+def test_bodies_ahead_of_their_turn_are_bounded_on_all_connections_together(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_UNREAD_BYTES", 100_000)
+    ahead = request("/slow", last=False) + request("/b", b"x" * 60_000, last=False) * 3
+    answers = [stand.ask(ahead + request("/last")) for _ in range(2)]
+    assert [answer.count(b"HTTP/1.1 200 OK") for answer in answers] == [3, 3], "and what had come is served"
+    wait_until(lambda: not stand.server.connections, 5, "both connections to end")
+    assert stand.server.unread_bytes == 0
+
+
+@pytest.mark.parametrize("target", ["/", "/early", "/fails"])
+def test_nothing_counts_as_unread_once_it_is_read_or_its_client_has_gone(stand: Stand, target: str) -> None:
+    for body in (b"x" * 300_000, b""):
+        stand.ask(request(target, body))
+    with stand.connect() as leaving:
+        leaving.sendall(request("/slow", last=False) + request(target, b"x" * 50_000, last=False)[:-1])
+        wait_until(lambda: stand.server.unread_bytes > 0, 5, "some of it")
+    wait_until(lambda: not stand.server.connections and stand.server.unread_bytes == 0, 5, "it is gone")
