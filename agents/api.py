@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -20,9 +20,10 @@ from agents.request import CreateResponse, check, messages_of
 from agents.run import Run, RunDeps
 from tidegate.config.resources import Project, Resources
 from tidegate.config.settings import AgentsSettings
-from tidegate.errors import InvalidRequest, ModelNotFound, NotFound, Overloaded, TidegateError, render_event
+from tidegate.errors import InvalidRequest, ModelNotFound, NotFound, TidegateError, render_event
 from tidegate.serving.door import caller_of, span_of
 from tidegate.serving.http import EventStream, read_json, unless_gone
+from tidegate.serving.shares import Shares
 from tidegate.store.database import Database
 from tidegate.store.documents import Owner
 from tidegate.store.resources import CurrentResources
@@ -46,6 +47,10 @@ class Parts:
     plain_http: httpx2.AsyncClient
     """Without the run's credentials: for renewing them."""
     running: int = 0
+    runs: Shares = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runs = Shares(self.settings.max_runs, "runs at once")
 
 
 @router.post("", response_model=None)
@@ -57,7 +62,7 @@ async def create(request: Request) -> Response:
     run = await _prepared(request, parts, asked)
     token = request.headers.get("x-tidegate-delegation", "")
     events = run.events(Delegation(token, parts.deps.gateway_url, parts.plain_http), span_of(request))
-    events = _counted(parts, events)
+    events = _counted(parts, _owner(request), events)
     if not asked.stream:
         return JSONResponse(await unless_gone(request, _last(events)))
     first = await unless_gone(request, _first_words(events))
@@ -143,14 +148,14 @@ def _check_calls(messages: list[dict[str, Any]]) -> None:
         raise InvalidRequest(f"The function call {sorted(open_calls)[0][:64]!r} has no output yet.", param="input")
 
 
-async def _counted(parts: Parts, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+async def _counted(parts: Parts, owner: Owner, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
     """The events, unless too many runs are under way.
 
     Raises:
-        Overloaded: they are.
+        Overloaded, RateLimited: they are, or too many of the project's.
     """
-    if parts.running >= parts.settings.max_runs:
-        raise Overloaded(f"The service already runs {parts.running} responses. Try again.")
+    project = (owner.organisation, owner.project)
+    parts.runs.take(project)
     parts.running += 1
     try:
         async with aclosing(events) as source:
@@ -158,6 +163,7 @@ async def _counted(parts: Parts, events: AsyncGenerator[Event, None]) -> AsyncGe
                 yield event
     finally:
         parts.running -= 1
+        parts.runs.give_back(project)
 
 
 async def _last(events: AsyncGenerator[Event, None]) -> dict[str, Any]:

@@ -5,15 +5,16 @@ One request, step by step (`pipeline.py` has a verb for each from 2 on):
  1. `front.py`      gives a hot path straight to the pipeline; FastAPI serves the rest. Both come from `api/routes.py`.
  2. `trace`         join the caller's trace or begin one
  3. `authenticate`  from the headers alone, against the snapshot in memory
- 4. `read`          the body once, bounded; only the fields we act on are decoded; from here on a hang-up cancels
- 5. `admit`         model access, request rate, guarded fields; from here on there is exactly one usage row
- 6. `screen_input`  the policy's guardrails on the caller's text
- 7. `augment`       a preset's prompt, and passages found with the caller's own rights
- 8. `reserve`       a concurrency slot for what will really be sent
- 9. `begin`         the journal's first record; from here on a crash leaves an `interrupted` row
-10. `dispatch`      select a replica (`routing/`), send (`backends/`), pass the answer back (`relay.py`) through the
+ 4. `reserve`       room in this process, request rate and a concurrency slot, before anything of the body is read
+ 5. `read`          the body once, bounded; only the fields we act on are decoded; from here on a hang-up cancels
+ 6. `admit`         model access, guarded fields; from here on there is exactly one usage row
+ 7. `screen_input`  the policy's guardrails on the caller's text
+ 8. `augment`       a preset's prompt, and passages found with the caller's own rights
+ 9. `prepare`       what will really be sent
+10. `begin`         the journal's first record; from here on a crash leaves an `interrupted` row
+11. `dispatch`      select a replica (`routing/`), send (`backends/`), pass the answer back (`relay.py`) through the
                     output guardrails; another replica only before the first event has reached the caller
-11. `settle`        on every exit: give back, journal the row, metrics, span, log line
+12. `settle`        on every exit: give back, journal the row, metrics, span, log line
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from gateway.front import Gateway
 from gateway.ledger.journal import Journal
 from gateway.ledger.shipper import Shipper, recover_all
 from gateway.limits.interface import ProjectLimits
+from gateway.limits.room import Room
 from gateway.limits.stores import open_limits
 from gateway.mcp.door import ToolDoor
 from gateway.mcp.federation import Federation
@@ -148,10 +150,12 @@ class _Parts:
 def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> Gateway:
     """The gateway out of its parts."""
     settings, log, metrics, tracing = parts.settings, parts.log, parts.metrics, parts.tracing
+    room = Room(settings, metrics)
     pipeline = Pipeline(
         settings,
         parts.callers,
         limits=limits,
+        room=room,
         dispatcher=_dispatcher(parts),
         screener=parts.screener,
         settlement=Settlement(parts.journal, metrics, log, access_log=settings.telemetry.access_log),
@@ -164,10 +168,9 @@ def _assembled(parts: _Parts, source: SnapshotSource, limits: ProjectLimits) -> 
     services = ServiceRelay(clients, settings, limits, parts.screener, tracing, metrics, log)
     federation = Federation(settings.mcp, limits, parts.screener, tracing, ToolMeter(parts.journal, metrics, log))
     tools = ToolDoor(source, parts.callers, federation, settings)
-    http = build_http(source, parts.callers, services, log)
+    http = build_http(source, parts.callers, services, room, log)
     http.state.minter = parts.minter
-    most = settings.gateway.max_inflight_requests
-    return Gateway(source, pipeline, tools, http, parts.journal, metrics, max_inflight=most)
+    return Gateway(source, pipeline, tools, http, parts.journal, metrics)
 
 
 def _dispatcher(parts: _Parts) -> Dispatcher:

@@ -8,6 +8,7 @@ from msgspec import UNSET
 from gateway.backends.connection import Buffer
 from gateway.backends.vllm import Outgoing
 from gateway.exchange import Exchange
+from gateway.limits.room import UNCOUNTED_BYTES, Room
 from tidegate.errors import BodyTooLarge, ClientGone, UnsupportedMediaType
 from tidegate.wire.openai import decode_fields, encode
 
@@ -27,20 +28,24 @@ def check_content_type(headers: Mapping[bytes, bytes]) -> None:
         raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`, uncompressed.")
 
 
-async def receive_body(exchange: Exchange, most: int) -> bytes:
-    """The whole body.
+async def receive_body(exchange: Exchange, most: int, room: Room) -> bytes:
+    """The whole body; `exchange.held_bytes` is its part of the `room`.
 
     Raises:
         BodyTooLarge: longer than `most` bytes.
+        Overloaded, RateLimited: there is no room for it.
         ClientGone: it will not come.
     """
     call, parts, size = exchange.call, [], 0
     if (body := call.whole_body()) is not None:  # nearly always it has come with its head
         if len(body) > most:
             raise BodyTooLarge(f"The body is larger than the {most} bytes allowed.")
+        if len(body) > UNCOUNTED_BYTES:
+            exchange.held_bytes += room.hold(exchange.known_principal(), len(body))
         return body
     while (message := await call.receive())["type"] == "http.request":
         part: bytes = message["body"]
+        exchange.held_bytes += room.hold(exchange.known_principal(), len(part))
         parts.append(part)
         size += len(part)
         if size > most:

@@ -151,6 +151,10 @@ class Exchange:
     citations: list[dict[str, Any]] | None
     """Where the passages stand that a preset has shown to the model; None where nothing was searched."""
 
+    entered: bool = False
+    """It is counted among the requests that this process works on."""
+    held_bytes: int = 0
+    """What is counted of its body."""
     admitted: bool = False
     """From here on there is exactly one usage row."""
     reserved: bool = False

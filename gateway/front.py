@@ -5,19 +5,23 @@ from collections.abc import Coroutine
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.types import Message, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from gateway.api.routes import ROUTES
 from gateway.exchange import Exchange, Operation, new_request_id, public_id
 from gateway.ledger.journal import Journal
+from gateway.limits.room import Stay
 from gateway.mcp.door import ToolDoor
 from gateway.pipeline import Pipeline
 from gateway.snapshot import SnapshotSource
-from tidegate.errors import MethodNotAllowed, Overloaded, TidegateError
-from tidegate.serving.call import Call, header_lines
+from tidegate.errors import MethodNotAllowed, NotFound, TidegateError
+from tidegate.serving.call import Call, header_lines, is_encoded
+from tidegate.serving.http import answer
 from tidegate.telemetry import names
 from tidegate.telemetry.metrics import Metrics
 
+_MAY_BE_ENCODED = b"/v1/models/"
+"""Below it stands a model's name, which may have a slash; no other path has anything to escape."""
 HOT_PATHS = {route.path: route.operation for route in ROUTES if route.operation is not None}
 
 
@@ -32,13 +36,10 @@ class Gateway:
         http: FastAPI,
         journal: Journal,
         metrics: Metrics,
-        *,
-        max_inflight: int,
     ) -> None:
         self._source = source
         self._metrics = metrics
         self._journal = journal
-        self._max_inflight = max_inflight
         self.pipeline = pipeline
         self.tools = tools
         self.http = http
@@ -49,7 +50,7 @@ class Gateway:
     def __call__(self, call: Call) -> Coroutine[Any, Any, None]:
         """One request. Its path decides, never the Host header."""
         operation = HOT_PATHS.get(call.path)
-        if operation is None:
+        if operation is None or (b"%" in call.target and is_encoded(call.target)):
             return self._serve_rest(call)
         refusal = self._refusal(call.method)
         if refusal is not None:
@@ -59,11 +60,23 @@ class Gateway:
     async def _serve_rest(self, call: Call) -> None:
         request_id, scope = new_request_id(time.time()), call.scope()
         send = _with_id(scope, call.send, request_id)
-        if (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
+        if is_encoded(call.target) and not scope["raw_path"].startswith(_MAY_BE_ENCODED):
+            await answer(NotFound(f"There is no {call.method} path with escapes here. Write it out."))(
+                scope, call.receive, send
+            )
+        elif (call.path + "/").startswith("/mcp/") and call.path[-1] != "/":
             await self.tools(scope, call.receive, send)
         else:
             scope["state"]["request_id"] = request_id
-            await self.http(scope, call.receive, send)
+            await self._serve_by_http(scope, call.receive, send)
+
+    async def _serve_by_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self.http(scope, receive, send)
+        finally:
+            stay: Stay | None = scope["state"].get("stay")
+            if stay is not None:
+                stay.close()
 
     async def _refuse(self, call: Call, operation: Operation, error: TidegateError) -> None:
         self._metrics.count(names.REFUSALS, error.error_code or error.type)
@@ -78,8 +91,6 @@ class Gateway:
         """Why a request does not even enter the pipeline."""
         if method != "POST":
             return MethodNotAllowed(f"{method} is not allowed here; allowed: POST.", allow="POST")
-        if len(self.pipeline.inflight) >= self._max_inflight:
-            return Overloaded(f"The gateway already serves {self._max_inflight} requests. Try again.")
         return None
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ from gateway.deadlines import Deadlines, patience_s
 from gateway.dispatch import Dispatcher
 from gateway.exchange import Exchange
 from gateway.limits.interface import ProjectLimits
+from gateway.limits.room import Room
 from gateway.relay import begin_answer, send_last
 from gateway.settle import Settlement
 from gateway.upload import read_form
@@ -44,6 +45,8 @@ from tidegate.types import Outcome
 from tidegate.wire.request import read_request
 from tidegate.wire.skim import MAX_INLINE_BYTES, Skim
 
+_FORM_BYTES = 1_376_256
+"""What is held of a form at most: its beginning, and pieces on their way through."""
 _LAST_WORDS_S = 2.0
 """How long a caller has to take an error."""
 _MAX_PRESET_TOKENS = 50_000
@@ -59,6 +62,7 @@ class Pipeline:
         callers: Callers,
         *,
         limits: ProjectLimits,
+        room: Room,
         dispatcher: Dispatcher,
         screener: Screener,
         settlement: Settlement,
@@ -75,6 +79,7 @@ class Pipeline:
         self._max_request_s = settings.relay.max_request_s
         self._callers = callers
         self._limits = limits
+        self._room = room
         self._dispatcher = dispatcher
         self._screener = screener
         self._settlement = settlement
@@ -96,11 +101,12 @@ class Pipeline:
             try:
                 self.trace(exchange)
                 self.authenticate(exchange)
+                await self.reserve(exchange)
                 await self.read(exchange)
-                await self.admit(exchange)
+                self.admit(exchange)
                 await self.screen_input(exchange)
                 await self.augment(exchange)
-                await self.reserve(exchange)
+                self.prepare(exchange)
                 self.begin(exchange)
                 await self.dispatch(exchange)
             except TidegateError as error:
@@ -152,6 +158,19 @@ class Pipeline:
         exchange.parent_request_id = None if service is None else service.request_id
         exchange.policy = snapshot.policies[exchange.principal.policy]
 
+    async def reserve(self, exchange: Exchange) -> None:
+        """A place in this process, one request of the project's minute, and a slot; before anything of the body is read."""
+        principal = exchange.known_principal()
+        self._room.enter(principal)
+        exchange.entered = True
+        asked = self._limits.admit(principal)
+        if asked is not None:
+            await asked
+        asked = self._limits.reserve(principal)
+        if asked is not None:
+            await asked
+        exchange.reserved = True
+
     async def read(self, exchange: Exchange) -> None:
         """Reads the body once, within the caller's limits, and the fields we act on; of a form only its beginning."""
         headers, upload = exchange.headers, exchange.operation.upload
@@ -160,16 +179,18 @@ class Pipeline:
         declared = headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > most:
             raise BodyTooLarge(f"The body has {int(declared)} bytes; {most} are allowed.")
+        self._check_room(exchange, declared)
         began = self._loop.time()
         if upload:
             exchange.due = began + patience_s(headers, stream=False, most_s=self._max_request_s)
             self._deadlines.add(exchange)
+            exchange.held_bytes += self._room.hold(exchange.known_principal(), _FORM_BYTES)
             await read_form(exchange, most, self._body_timeout_s)
             return
         check_content_type(headers)
         exchange.due = began + self._body_timeout_s
         self._deadlines.add(exchange)
-        exchange.body = await receive_body(exchange, most)
+        exchange.body = await receive_body(exchange, most, self._room)
         skim = Skim(exchange.body) if len(exchange.body) < MAX_INLINE_BYTES else None
         if skim is None or skim.is_dense():
             await self._inspect(exchange, began)
@@ -191,14 +212,16 @@ class Pipeline:
         found = exchange.inspection = await self._screener.inspect(exchange.policy, exchange.body, tenant)
         exchange.request, exchange.inline_media = found.request, found.inline_media
 
-    async def admit(self, exchange: Exchange) -> None:
-        """Model access, then the request rate, then fields by which a caller would act beyond his own request."""
+    def _check_room(self, exchange: Exchange, declared: bytes | None) -> None:
+        """Refuses a body before it is read, where it says how large it is; a form is not held whole."""
+        if declared is not None and declared.isdigit() and not exchange.operation.upload:
+            self._room.check(exchange.known_principal(), int(declared))
+
+    def admit(self, exchange: Exchange) -> None:
+        """Model access, then fields by which a caller would act beyond his own request."""
         principal, request, policy = exchange.known_principal(), exchange.request, exchange.policy
         assert request is not None and policy is not None  # noqa: S101
         exchange.model = exchange.snapshot.model_for(principal, request.model)
-        asked = self._limits.admit(principal)
-        if asked is not None:
-            await asked
         exchange.admitted = True
         inspection = exchange.inspection
         if inspection is not None and inspection.not_allowed is not None:
@@ -254,12 +277,8 @@ class Pipeline:
             if span is not None:
                 span.set_attribute(names.PASSAGES, len(exchange.citations or ()))
 
-    async def reserve(self, exchange: Exchange) -> None:
-        """A concurrency slot, for what will really be sent."""
-        asked = self._limits.reserve(exchange.known_principal())
-        if asked is not None:
-            await asked
-        exchange.reserved = True
+    def prepare(self, exchange: Exchange) -> None:
+        """What will really be sent."""
         prepare(exchange, exchange.known_model().upstream_model)
 
     def begin(self, exchange: Exchange) -> None:
@@ -272,6 +291,8 @@ class Pipeline:
 
     async def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         """Tells the caller about `error`: as the answer, or as the last event of a stream that has begun."""
+        # its frames would hold the body, and the exchange holds it: both would wait for the garbage collector
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         exchange.error = error
         exchange.outcome = _outcome_of(error)
         if isinstance(error, Refused):
@@ -310,6 +331,8 @@ class Pipeline:
         self._deadlines.remove(exchange)
         if exchange.reserved:
             self._limits.release(exchange.known_principal())
+        if exchange.entered:
+            self._room.leave(exchange.known_principal(), exchange.held_bytes)
         self._settlement.settle(exchange)
 
 

@@ -3,7 +3,6 @@
 Unlike a model's answer they are not a stream and use no tokens, so there is no usage row: a span, a log line, two metrics.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -17,17 +16,18 @@ from starlette.responses import Response
 from gateway.backends.service import ServiceAnswer, ServiceClient, ServiceRequest, ServiceStream
 from gateway.forms import boundary_of, content_type_of
 from gateway.limits.interface import ProjectLimits
+from gateway.limits.room import Stay
 from gateway.snapshot import Snapshot
 from guardrails.offload.screener import Screener
 from tidegate.config.settings import Settings
 from tidegate.errors import (
     NotFound,
-    Overloaded,
     TidegateError,
     UnsupportedMediaType,
 )
 from tidegate.identity import caller_for
 from tidegate.serving.http import EventStream, read_body, unless_gone
+from tidegate.serving.shares import Shares
 from tidegate.telemetry import names
 from tidegate.telemetry.logs import JsonLog
 from tidegate.telemetry.metrics import Metrics
@@ -38,7 +38,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _FORM_BYTES = 65_536
-_UPLOADS_AT_ONCE = 4
+_UPLOADS_AT_ONCE = 8
 _PATIENCE_S = 10.0
 
 
@@ -62,7 +62,7 @@ class ServiceRelay:
         self._tracing = tracing
         self._metrics = metrics
         self._log = log
-        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._uploads = Shares(_UPLOADS_AT_ONCE, "uploads at once")
 
     def endpoint(self, template: str, service: str, *, upload: bool) -> Endpoint:
         """What answers the path `template`; an `upload` is a form with a file, everything else JSON."""
@@ -110,14 +110,18 @@ class ServiceRelay:
         asked = self._limits.admit(principal)
         if asked is not None:
             await asked
+        if request.state.service is None:  # else it belongs to a request that has a slot
+            await request.state.stay.reserve(self._limits)
         path = _path(request, way.template)
         if way.upload:
-            if self._uploads.locked():
-                raise Overloaded(f"The gateway takes {_UPLOADS_AT_ONCE} files at once. Try again.")
-            async with self._uploads:
-                body = await self._read(request, self._settings.knowledge.max_file_bytes + _FORM_BYTES)
-                form = ServiceRequest(request.method, path, body, _form_type(request))
+            body = await self._read(request, self._settings.knowledge.max_file_bytes + _FORM_BYTES)
+            form = ServiceRequest(request.method, path, body, _form_type(request))
+            project = (principal.organisation, principal.project)
+            self._uploads.take(project)  # only now: who sends slowly keeps nobody waiting
+            try:
                 return await self._call(request, way, form, span)
+            finally:
+                self._uploads.give_back(project)
         most = principal.limits.max_body_bytes or self._settings.gateway.max_body_bytes
         body = await self._screened(request, await self._read(request, most))
         return await self._call(
@@ -139,7 +143,12 @@ class ServiceRelay:
             return await unless_gone(request, client.stream(asked, caller, trace=trace, timeout_s=timeout_s))
 
     async def _read(self, request: Request, most: int) -> bytes:
-        return await read_body(request, most_bytes=most, timeout_s=self._settings.gateway.body_timeout_s)
+        stay: Stay = request.state.stay
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) <= most:
+            stay.check(int(declared))
+        timeout_s = self._settings.gateway.body_timeout_s
+        return await read_body(request, most_bytes=most, timeout_s=timeout_s, hold=stay.hold)
 
     async def _screened(self, request: Request, body: bytes) -> bytes:
         """The JSON body as the policy lets it pass.

@@ -8,14 +8,16 @@ from starlette.responses import Response
 
 from gateway.api.routes import ROUTES, Route
 from gateway.auth.callers import Callers, credential
+from gateway.limits.room import Room, Stay
 from gateway.services import ServiceRelay
 from gateway.snapshot import SnapshotSource
 from tidegate import __version__
+from tidegate.errors import NotFound, Unauthenticated
 from tidegate.serving.http import NO_TELEMETRY, add_errors
 from tidegate.telemetry.logs import JsonLog
 
 
-def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay, log: JsonLog) -> FastAPI:
+def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay, room: Room, log: JsonLog) -> FastAPI:
     """The FastAPI side of the gateway; hot paths and tools are in its documentation, but never reach it."""
     app = FastAPI(
         title="Tidegate",
@@ -33,6 +35,15 @@ def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay,
         header = credential(dict(request.scope["headers"]))
         request.state.principal, request.state.service = callers.identify(header, snapshot.keys)
         request.state.snapshot = snapshot
+        request.state.stay = Stay(room, request.state.principal)  # `front.py` closes it
+
+    async def check_service(request: Request) -> None:
+        try:
+            await check_key(request)
+        except Unauthenticated:
+            request.state.service = None
+        if request.state.service is None:
+            raise NotFound(f"There is no {request.method} {request.url.path} here.")
 
     for route in ROUTES:
         relayed = services.endpoint(route.path, route.service, upload=route.upload) if route.service else None
@@ -44,7 +55,8 @@ def build_http(source: SnapshotSource, callers: Callers, services: ServiceRelay,
             tags=[route.tag],
             name=route.path,
             operation_id=_operation_id(route),
-            dependencies=[Depends(check_key)] if route.checked else [],
+            dependencies=[Depends(check_service if route.for_services else check_key)] if route.checked else [],
+            include_in_schema=not route.for_services,
             response_model=None,
             openapi_extra={**route.openapi, **({} if route.open_to_all else {"security": [{"api_key": []}]})},
         )

@@ -45,6 +45,8 @@ class Route:
     endpoint: Callable[..., Any] | None = None
     openapi: dict[str, Any] = field(default_factory=dict)
     open_to_all: bool = False
+    for_services: bool = False
+    """Only a service that holds an internal token sees that there is such a path."""
 
     @property
     def checked(self) -> bool:
@@ -105,8 +107,7 @@ ROUTES: tuple[Route, ...] = (
     _response("GET", "Retrieve a response"),
     _response("DELETE", "Delete a response"),
     Route(
-        "/internal/delegations", "POST", "Renew an internal token", "Internal", endpoint=delegations.renew,
-        openapi=documents.openapi("/internal/delegations"),
+        "/internal/delegations", "POST", "Renew an internal token", "Internal", endpoint=delegations.renew, for_services=True,
     ),
     _files("files", "POST", "Upload a file: it is read and screened before the answer"),
     _files("files", "GET", "List the project's files"),

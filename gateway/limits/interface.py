@@ -5,6 +5,9 @@ from typing import Protocol
 
 from tidegate.types import Principal
 
+MODELS, SERVICES = "running", "services"
+"""Slots are of two kinds, each bounded by the project's limit: a run holds one for services while its model calls take others."""
+
 
 class ProjectLimits(Protocol):
     """Requests per minute and requests at once, per project.
@@ -20,7 +23,7 @@ class ProjectLimits(Protocol):
             LimitsAway: nobody knows.
         """
 
-    def reserve(self, principal: Principal) -> Awaitable[None] | None:
+    def reserve(self, principal: Principal, kind: str = MODELS) -> Awaitable[None] | None:
         """Takes a slot; `release` gives it back. Who is cancelled while he waits has none.
 
         Raises:
@@ -28,5 +31,5 @@ class ProjectLimits(Protocol):
             LimitsAway: nobody knows.
         """
 
-    def release(self, principal: Principal) -> None:
+    def release(self, principal: Principal, kind: str = MODELS) -> None:
         """Gives a slot back."""

@@ -2,6 +2,7 @@
 
 import time
 
+from gateway.limits.interface import MODELS, SERVICES
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.types import Principal
 
@@ -31,7 +32,7 @@ class MemoryLimits:
 
     def __init__(self) -> None:
         self._buckets = Buckets()
-        self._running: dict[Project, int] = {}
+        self._running: dict[str, dict[Project, int]] = {MODELS: {}, SERVICES: {}}
 
     def admit(self, principal: Principal) -> None:
         """See `ProjectLimits.admit`."""
@@ -42,14 +43,14 @@ class MemoryLimits:
         if wait_s:
             raise too_many_per_minute(per_minute, wait_s)
 
-    def reserve(self, principal: Principal) -> None:
+    def reserve(self, principal: Principal, kind: str = MODELS) -> None:
         """See `ProjectLimits.reserve`."""
         project, most = (principal.organisation, principal.project), principal.limits.concurrent_requests
-        running = self._running.get(project, 0)
+        running = self._running[kind].get(project, 0)
         if most is not None and running >= most:
             raise too_many_at_once(most)
-        self._running[project] = running + 1
+        self._running[kind][project] = running + 1
 
-    def release(self, principal: Principal) -> None:
+    def release(self, principal: Principal, kind: str = MODELS) -> None:
         """See `ProjectLimits.release`."""
-        self._running[principal.organisation, principal.project] -= 1
+        self._running[kind][principal.organisation, principal.project] -= 1

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.limits.interface import MODELS
 from gateway.limits.memory import Buckets
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from tidegate.config.settings import LimitsSettings
@@ -100,22 +101,22 @@ class RedisLimits:
             return None
         return self._admit(principal, per_minute)
 
-    def reserve(self, principal: Principal) -> Awaitable[None] | None:
+    def reserve(self, principal: Principal, kind: str = MODELS) -> Awaitable[None] | None:
         """See `ProjectLimits.reserve`."""
         most = principal.limits.concurrent_requests
         if most is None:
             return None
-        key, slot = self._key("running", principal), f"{self._name}-{next(self._numbers)}"
+        key, slot = self._key(kind, principal), f"{self._name}-{next(self._numbers)}"
         if self._away_since is not None:
             self._reserve_alone(key, slot, most)
             return None
         return self._reserve(key, slot, most)
 
-    def release(self, principal: Principal) -> None:
+    def release(self, principal: Principal, kind: str = MODELS) -> None:
         """See `ProjectLimits.release`."""
         if principal.limits.concurrent_requests is None:
             return
-        key = self._key("running", principal)
+        key = self._key(kind, principal)
         slots = self._slots[key]
         slot = slots.pop()
         if not slots:

@@ -13,12 +13,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway.limits.interface import MODELS
 from gateway.limits.refusals import too_many_at_once, too_many_per_minute
 from gateway.place import MOST_SLOTS
 from tidegate.errors import OperatorError
 from tidegate.types import Principal
 
 PROJECTS = 16_384
+"""Rows; a project whose services are used has two."""
 _HEAD = struct.Struct("<16sdd")  # who; requests left of the minute; when that was counted, CLOCK_MONOTONIC, s
 _RUNNING = struct.Struct(f"<{MOST_SLOTS}I")
 _ROW_BYTES = _HEAD.size + _RUNNING.size
@@ -39,7 +41,7 @@ class SharedLimits:
         self._table = table
         self._process = process
         self._memory = mmap.mmap(table, PROJECTS * _ROW_BYTES)
-        self._rows: dict[tuple[str, str], int] = {}
+        self._rows: dict[tuple[str, str, str], int] = {}
 
     def admit(self, principal: Principal) -> None:
         """See `ProjectLimits.admit`."""
@@ -56,21 +58,21 @@ class SharedLimits:
         if not enough:
             raise too_many_per_minute(per_minute, (1 - allowance) * 60 / per_minute)
 
-    def reserve(self, principal: Principal) -> None:
+    def reserve(self, principal: Principal, kind: str = MODELS) -> None:
         """See `ProjectLimits.reserve`."""
         most = principal.limits.concurrent_requests
         with self._locked():
-            at = self._row(principal) + _HEAD.size
+            at = self._row(principal, kind) + _HEAD.size
             running = sum(_RUNNING.unpack_from(self._memory, at)) if most is not None else 0
             if most is None or running < most:
                 self._add(at + 4 * self._process, 1)
                 return
         raise too_many_at_once(most)
 
-    def release(self, principal: Principal) -> None:
+    def release(self, principal: Principal, kind: str = MODELS) -> None:
         """See `ProjectLimits.release`."""
         with self._locked():
-            self._add(self._row(principal) + _HEAD.size + 4 * self._process, -1)
+            self._add(self._row(principal, kind) + _HEAD.size + 4 * self._process, -1)
 
     def forget(self, process: int) -> None:
         """Takes the running requests of a dead process out of the table."""
@@ -91,13 +93,13 @@ class SharedLimits:
         finally:
             fcntl.lockf(self._table, fcntl.LOCK_UN)
 
-    def _row(self, principal: Principal) -> int:
+    def _row(self, principal: Principal, kind: str = MODELS) -> int:
         """Where a project's row begins; makes it if there is none. Only under the lock."""
-        key = (principal.organisation, principal.project)
+        key = (principal.organisation, principal.project, kind)
         row = self._rows.get(key)
         if row is not None:
             return row
-        who = hashlib.sha256("\0".join(key).encode()).digest()[:16]
+        who = hashlib.sha256("\0".join(key if kind != MODELS else key[:2]).encode()).digest()[:16]
         first = int.from_bytes(who[:4], "little")
         for step in range(PROJECTS):
             row = (first + step) % PROJECTS * _ROW_BYTES

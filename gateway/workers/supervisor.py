@@ -17,6 +17,7 @@ from gateway.workers.crew import Crew, Gifts
 from tidegate.config.load import load
 from tidegate.config.settings import Settings
 from tidegate.errors import ConfigError, OperatorError
+from tidegate.serving.capacity import MANAGEMENT_CONNECTIONS
 from tidegate.serving.http import management
 from tidegate.serving.run import Door, Signals, listen
 from tidegate.serving.server import Server, asgi
@@ -61,7 +62,12 @@ async def supervise(settings: Settings, log: JsonLog, config: Path) -> None:
     try:
         await database.require_current()
         await asyncio.to_thread(recover_all, directory, settings.journal.segment_bytes, log)
-        probes = Server(asgi(management(watch.not_ready, metrics)), log, keep_alive_s=options.keep_alive_s)
+        probes = Server(
+            asgi(management(watch.not_ready, metrics)),
+            log,
+            keep_alive_s=options.keep_alive_s,
+            max_connections=MANAGEMENT_CONNECTIONS,
+        )
         await probes.listen(other)
         shipping = asyncio.ensure_future(shipper.run())
         try:

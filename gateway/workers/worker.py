@@ -13,6 +13,7 @@ from gateway.front import Gateway
 from gateway.place import Place
 from tidegate.config.settings import Settings
 from tidegate.errors import OperatorError
+from tidegate.serving.capacity import connection_limit
 from tidegate.serving.children import die_with_parent
 from tidegate.serving.run import serve_until_told
 from tidegate.serving.server import Server
@@ -31,7 +32,8 @@ async def work(settings: Settings, log: JsonLog, place: Place) -> None:
     if os.getppid() != place.supervisor:
         raise OperatorError("the supervisor has gone")
     async with build(settings, log, place) as (gateway, _):
-        server = Server(gateway, log, keep_alive_s=settings.gateway.keep_alive_s)
+        most = connection_limit(settings.gateway.max_connections)
+        server = Server(gateway, log, keep_alive_s=settings.gateway.keep_alive_s, max_connections=most)
         await server.listen(socket.socket(fileno=place.listener))
         telling = asyncio.create_task(_tell_when_ready(gateway))
         await asyncio.sleep(0)  # it looks once before the supervisor hears that it may dismiss a predecessor

@@ -241,7 +241,7 @@ ROOMS = (
         "responses.bounds", "platform", "Turns, tool calls and runs at once are bounded",
         _AGENTS + "test_max_tool_calls_holds",
         _AGENTS + "test_a_run_without_end_is_ended",
-        _AGENTS + "test_runs_at_once_are_bounded",
+        _AGENTS + "test_runs_at_once_are_bounded_and_no_project_has_all_of_them",
     ),
     _needs(
         "responses.cancel", "platform", "A caller who leaves stops model and tool",

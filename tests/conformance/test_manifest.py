@@ -3,13 +3,14 @@
 import ast
 from pathlib import Path
 
+from tests.conformance.admission import ADMISSION
 from tests.conformance.processes import PROCESSES
 from tests.conformance.relay import RELAY
 from tests.conformance.requirements import REQUIREMENTS
 from tests.conformance.rooms import ROOMS
 
 ROOT = Path(__file__).parents[2]
-EVERY = REQUIREMENTS + ROOMS + RELAY + PROCESSES
+EVERY = REQUIREMENTS + ROOMS + RELAY + PROCESSES + ADMISSION
 NAMED = {test for requirement in EVERY for test in requirement.tests}
 DOORS = (
     "tests/agents",

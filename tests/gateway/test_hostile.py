@@ -290,3 +290,53 @@ def test_nobody_notices_the_nonsense_of_others(gateway: Gateway, fake: Fake) -> 
         rest_of: list[Any] = list(lines)
     assert rest_of[-2:] == ["data: [DONE]", ""] or rest_of[-1] == "data: [DONE]"
     wait_until(lambda: gateway.metrics()["tidegate_inflight_requests"] == 0)
+
+
+ENCODED = (
+    "/v1%2Fchat/completions", "/v1/ch%61t/completions", "/v1/chat/completions%00", "/%76%31/chat/completions",
+    "/m%63p", "/v1/%66iles", "http://x/v1%2fchat/completions", "/internal%2Fdelegations",
+)  # fmt: skip
+UNLIKE = (
+    "//v1/chat/completions", "/v1//chat/completions", "/v1/chat/completions/", "/v1/chat/completions;a=1",
+    "/v1/./chat/completions", "/v1/x/../chat/completions", "/V1/chat/completions", "/internal/delegations",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ENCODED + UNLIKE)
+def test_a_path_has_one_spelling(gateway: Gateway, fake: Fake, target: str) -> None:
+    """A proxy in front compares paths letter by letter, so the gateway does, too."""
+    fake.forget()
+    raw = head(gateway).replace(b"/v1/chat/completions", target.encode(), 1) + LENGTH + b"\r\n" + BODY
+    assert exchange(gateway, raw).startswith(b"HTTP/1.1 404 ")
+    assert fake.truth()["requests"] == 0
+
+
+def test_escapes_are_for_queries_and_names_of_models(gateway: Gateway) -> None:
+    good = head(gateway) + LENGTH + b"\r\n" + BODY
+    for target in (b"/v1/chat/completions?x=%2F", b"http://other/v1/chat/completions"):
+        assert exchange(gateway, good.replace(b"/v1/chat/completions", target, 1)).startswith(b"HTTP/1.1 200 ")
+    raw = b"GET /v1/models/%s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + gateway.key.encode() + b"\r\n\r\n"
+    assert exchange(gateway, raw % b"%6D").startswith(b"HTTP/1.1 200 ")
+    for name in (b"..%2Fmodels", b"m%00", b"%ff"):
+        assert exchange(gateway, raw % name).startswith(b"HTTP/1.1 404 ")
+
+
+@pytest.mark.parametrize("name", [b"authorization: Bearer ", b"x-api-key: "])
+def test_two_credentials_of_one_kind_are_refused(gateway: Gateway, fake: Fake, name: bytes) -> None:
+    fake.forget()
+    for first, second in ((gateway.key, "tg-other"), ("tg-other", gateway.key), (gateway.key, gateway.key)):
+        lines = b"".join(name + value.encode() + b"\r\n" for value in (first, second))
+        raw = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" + lines
+        assert exchange(gateway, raw + LENGTH + b"\r\n" + BODY).startswith(b"HTTP/1.1 400 ")
+    assert fake.truth()["requests"] == 0
+
+
+def test_a_refusal_from_the_head_alone_does_not_wait_for_the_body(gateway: Gateway) -> None:
+    for path in (b"/v1/chat/completions", b"/v1/files", b"/mcp", b"/v1/audio/transcriptions"):
+        raw = (
+            b"POST " + path + b" HTTP/1.1\r\nhost: x\r\nauthorization: Bearer nobody\r\ncontent-length: 9000000\r\n\r\n"
+        )
+        answer = exchange(gateway, raw + b"x" * 9000)
+        assert (
+            answer.startswith(b"HTTP/1.1 401 ") and b"connection: close\r\n" in answer and answer.endswith(b"<closed>")
+        )

@@ -67,8 +67,20 @@ class GatewaySettings(Stoppable):
     max_upload_bytes: int = Field(33_554_432, ge=1024, description="Largest form with a sound file")
     body_timeout_s: Seconds = Field(30, description="Time a caller has to send the body, or a piece of a form")
     keep_alive_s: int = Field(75, ge=1, description="Idle time after which a caller's connection is closed")
+    max_connections: int = Field(
+        8192,
+        ge=16,
+        description="Connections at once in one process, also of the other services; less where RLIMIT_NOFILE is low",
+    )
     max_inflight_requests: int = Field(
-        4096, ge=1, description="Requests at once in one process; beyond it the answer is 503"
+        4096,
+        ge=1,
+        description="Requests at once in one process; a project may have as many as it leaves free for others",
+    )
+    max_buffered_bytes: int = Field(
+        201_326_592,
+        ge=1_048_576,
+        description="Bytes of requests that one process holds; a project may hold as many as it leaves free for others",
     )
 
 
@@ -254,7 +266,7 @@ class AgentsSettings(Stoppable):
     port: Port = Field(8092, description="Its port")
     management_host: str = Field("127.0.0.1", description="Address of its management port")
     management_port: Port = Field(9092, description="Port of its /metrics, /healthz and /readyz")
-    max_runs: int = Field(64, ge=1, description="Runs at once; beyond it the answer is 503")
+    max_runs: int = Field(64, ge=1, description="Runs at once; a project may have as many as it leaves free for others")
     max_turns: int = Field(16, ge=1, le=100, description="Most model calls of one run")
     max_tool_calls: int = Field(32, ge=1, description="Most tool calls of one run, unless the request says less")
     run_timeout_s: float = Field(600, gt=0, le=840, description="Longest time of one run")

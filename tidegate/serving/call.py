@@ -85,7 +85,7 @@ class Call:
         self.more = True
         """Whether there may be more of the body than has come."""
         self.gone = self.started = self.answered = False
-        self._expects = fields.get(b"expect", b"").lower() == b"100-continue"
+        self._expects = modern and fields.get(b"expect", b"").lower() == b"100-continue"
         self._pieces: list[bytes] = []
         self._size = 0
         self._told = False
@@ -119,14 +119,21 @@ class Call:
         return {"type": "http.disconnect"}
 
     def _take(self) -> bytes:
-        pieces, self._pieces, self._size = self._pieces, [], 0
+        pieces = self._pieces
+        self.forget_body()
         self._connection.resume_reading()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def forget_body(self) -> None:
+        """Nobody will take what has come of the body, or somebody just has."""
+        self._connection.server.unread_bytes -= self._size
+        self._pieces, self._size = [], 0
 
     def feed(self, piece: bytes) -> None:
         """For the protocol: more of the body has come."""
         self._pieces.append(piece)
         self._size += len(piece)
+        self._connection.server.unread_bytes += len(piece)
         if self._size > HIGH_WATER_BYTES:
             self._connection.pause_reading()
         if self._waiters:
@@ -140,6 +147,7 @@ class Call:
 
     def hang_up(self) -> None:
         """For the protocol: the caller has gone."""
+        self.forget_body()
         if not self.answered:
             self.gone = True
             if self.on_gone is not None:
@@ -160,6 +168,8 @@ class Call:
         """
         self.started, self._left = True, length
         keep = self.keep_alive and not self._connection.server.closing
+        if self.more and not self._rest_is_short():
+            keep = False
         if length is not None:
             framing = b"content-length: %d\r\n" % length
         elif self.modern and self.method != "HEAD" and status not in _WITHOUT_BODY:
@@ -172,6 +182,11 @@ class Call:
             self.keep_alive = False
             framing += b"connection: close\r\n"
         self._head = b"".join((_STATUS_LINES[status], self._connection.server.date.line(), lines, framing, b"\r\n"))
+
+    def _rest_is_short(self) -> bool:
+        """Whether the connection can outlive a body that nobody will read: little is left, and it was not held back."""
+        declared = self.fields.get(b"content-length", b"")
+        return not self._expects and declared.isdigit() and int(declared) <= HIGH_WATER_BYTES
 
     @property
     def blocked(self) -> bool:
@@ -221,6 +236,8 @@ class Call:
             if self._left and self.method != "HEAD":
                 raise RuntimeError("the answer is shorter than it said")
         self.answered = True
+        if self._size:
+            self.forget_body()
         if self._waiters:
             self._wake()
         self._connection.on_answered(self)
@@ -291,6 +308,11 @@ class Call:
 def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:
     """Headers that are known to be well formed, as `Call.start` takes them."""
     return b"".join([f"{name}: {value}\r\n".encode() for name, value in headers])
+
+
+def is_encoded(target: bytes) -> bool:
+    """Whether the path of `target` has escapes (`%2F`), which proxies in front may not have read as their letters."""
+    return b"%" in target.partition(b"?")[0]
 
 
 def _path(target: bytes) -> str:

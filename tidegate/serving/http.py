@@ -53,11 +53,14 @@ async def read_json(request: Request, kind: type[T], *, most_bytes: int) -> T:
         raise InvalidRequest("The body is nested too deeply.") from error
 
 
-async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> bytes:
-    """The body, bounded in size and time.
+async def read_body(
+    request: Request, *, most_bytes: int, timeout_s: float, hold: Callable[[int], None] | None = None
+) -> bytes:
+    """The body, bounded in size and time; `hold` is called with the size of each piece, and may refuse it.
 
     Raises:
         BodyTooLarge, BodyTimeout, ClientGone: it is too large, too slow, or will not come.
+        TidegateError: what `hold` raises.
     """
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > most_bytes:
@@ -66,6 +69,8 @@ async def read_body(request: Request, *, most_bytes: int, timeout_s: float) -> b
     try:
         async with asyncio.timeout(timeout_s):
             async for piece in request.stream():
+                if hold is not None and piece:
+                    hold(len(piece))
                 body += piece
                 if len(body) > most_bytes:
                     raise BodyTooLarge(f"The body is larger than the {most_bytes} bytes allowed.")

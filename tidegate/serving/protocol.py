@@ -1,7 +1,8 @@
 """HTTP/1.1 as every port of ours speaks it: httptools' parser, bounds, and nothing that two servers may read in two ways.
 
 Refused before any application sees them: heads that are too large or too slow, transfer codings other than one `chunked`,
-none or several `host`. Trailers are dropped: they must not become headers. Source: RFC 9112 sections 3.2, 6.1 and 7.1.2.
+no `host`, a second value of a field that has one, request lines with more than single spaces. Trailers are dropped: they
+must not become headers. Source: RFC 9112 sections 3, 3.2, 6.1 and 7.1.2.
 Requests that come before the last is answered wait, unread, for their turn. An upgrade is not taken up.
 """
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import httptools
 
-from tidegate.errors import HeadTimeout, HeadTooLarge, InvalidRequest, TidegateError, render
+from tidegate.errors import HeadTimeout, HeadTooLarge, InvalidRequest, Overloaded, TidegateError, render
 from tidegate.serving.call import Call, header_lines
 
 if TYPE_CHECKING:
@@ -21,20 +22,34 @@ MAX_HEAD_BYTES = 65_536
 MAX_HEADERS = 128
 HEAD_TIMEOUT_S = 30.0
 LINGER_S = 2.0
+TAKE_TIMEOUT_S = 120.0
+"""How long a client may take nothing of a response that waits for it."""
 SOON_S = 1.0
 """Within this time a new connection is expected to be used, and one that was used to be used again."""
+MAX_UNREAD_BYTES = 33_554_432
+"""Of bodies that came ahead of their turn, on all connections together."""
 MAX_WAITING = 32
 """Requests that may be sent on a connection before the first of them is answered."""
-_REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+_SINGLE = (
+    b"authorization", b"content-encoding", b"content-length", b"content-type", b"expect", b"host", b"origin",
+    b"transfer-encoding", b"x-api-key",
+)  # fmt: skip
+"""Fields that servers act on and that have one value: of two, one server would take the first and another the last."""
 
 
 class Http1(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_deaf", "_drained", "_fields_bytes", "_headers", "_idle_bytes", "_in_head", "_lingers", "_parser", "_queue",
-        "_reading", "_reading_paused", "_refusal", "_resumed", "_serving", "_since", "_target", "_untaken_bytes", "loop",
-        "server", "transport", "write_paused",
+        "_deaf", "_drained", "_fields_bytes", "_head", "_headers", "_idle_bytes", "_in_head", "_lingers", "_parser",
+        "_queue", "_reading", "_reading_paused", "_refusal", "_resumed", "_serving", "_since", "_taken_at", "_target",
+        "_untaken_bytes", "loop", "server", "transport", "write_paused",
     )  # fmt: skip
 
     def __init__(self, server: "Server") -> None:
@@ -46,6 +61,8 @@ class Http1(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._fields_bytes = 0
         self._target = b""
+        self._head = b""
+        """The bytes in which the request line of the current head stands."""
         self._in_head = True
         self._since = self.loop.time()
         """Loop time since when a head, or the next request, is waited for."""
@@ -53,6 +70,8 @@ class Http1(asyncio.Protocol):
         """Bytes since there was last something for an application: of a head, of trailers, of chunks that hold nothing."""
         self._untaken_bytes = 0
         """Of an answer, when it was last looked."""
+        self._taken_at = 0.0
+        """Loop time of the last look at which the client had taken some of them."""
         self._serving: Call | None = None
         self._reading: Call | None = None
         """The call whose body comes now, or came last."""
@@ -69,6 +88,8 @@ class Http1(asyncio.Protocol):
         """See asyncio.Protocol."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
         self.server.connections.add(self)
+        if len(self.server.connections) > self.server.max_connections:
+            self.server.make_room(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -90,12 +111,14 @@ class Http1(asyncio.Protocol):
         if self._deaf or self._parser is None:
             return
         self._idle_bytes += len(data)
+        self._head = self._head + data if self._head else data
         try:
             self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or InvalidRequest("This is not a valid HTTP request."))
         if self._idle_bytes > MAX_HEAD_BYTES and not self._deaf:
             self._refuse(HeadTooLarge(f"The head of the request, or what is no body, exceeds {MAX_HEAD_BYTES} bytes."))
+        self._head = self._head[-MAX_HEAD_BYTES:] if self._in_head else b""
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -133,12 +156,15 @@ class Http1(asyncio.Protocol):
         assert parser is not None  # noqa: S101 - it calls
         self._headers = []  # trailers end here
         fields, modern = dict(headers), parser.get_http_version() == "1.1"
+        method = parser.get_method()
         self._refusal = self._fault(headers, fields, modern)
+        if self._refusal is None and b"%s %s HTTP/1." % (method, self._target) not in self._head:
+            self._refusal = InvalidRequest("The request line must have single spaces between its three parts.")
         if self._refusal is not None:
             raise self._refusal
         call = self._reading = Call(
             self,
-            parser.get_method().decode("ascii"),
+            method.decode("ascii"),
             self._target,
             headers,
             fields,
@@ -157,8 +183,12 @@ class Http1(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """See httptools."""
         self._idle_bytes = 0
-        if self._reading is not None and not self._reading.answered:
-            self._reading.feed(body)
+        if self._reading is None or self._reading.answered:
+            return
+        if self._queue and self.server.unread_bytes > MAX_UNREAD_BYTES:
+            self._refusal = Overloaded("Too much is sent ahead of its turn. Wait for each response.")
+            raise self._refusal
+        self._reading.feed(body)
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -214,25 +244,66 @@ class Http1(asyncio.Protocol):
 
     def look(self, now: float, keep_alive_s: float) -> None:
         """For the server, every now and then: ends what has waited for too long."""
-        if self._serving is not None or self.transport.is_closing():
+        if self.transport.is_closing():
             return
         waited_s = now - self._since
-        if self._lingers:
+        if self._serving is not None:
+            self._look_at_reader(now)
+        elif self._lingers:
             if waited_s > LINGER_S:
                 self.transport.abort()
         elif self._in_head:
-            if waited_s > HEAD_TIMEOUT_S and self._idle_bytes:
-                self._refuse(HeadTimeout("The head of the request did not arrive in time."))
-            elif waited_s > HEAD_TIMEOUT_S:
-                self.transport.close()  # nobody has asked for anything
-        elif waited_s > keep_alive_s:
-            left = self.transport.get_write_buffer_size()
-            if left and left != self._untaken_bytes:  # of the last answer: its caller is slow, but takes it
-                self._since, self._untaken_bytes = now, left
-            elif left:
-                self.transport.abort()
-            else:
+            if waited_s > HEAD_TIMEOUT_S:
+                self._end_head()
+        elif self._reading is not None and self._reading.more:
+            if waited_s > LINGER_S:  # a request that was answered early; its short body was to come at once
                 self.transport.close()
+        elif waited_s > keep_alive_s:
+            self._end_idle(now)
+
+    def _look_at_reader(self, now: float) -> None:
+        left = self.transport.get_write_buffer_size() if self.write_paused else 0
+        if not left or left != self._untaken_bytes:
+            self._untaken_bytes, self._taken_at = left, now
+        elif now - self._taken_at > TAKE_TIMEOUT_S:
+            self.transport.abort()
+
+    def _end_head(self) -> None:
+        if self._idle_bytes:
+            self._refuse(HeadTimeout("The head of the request did not arrive in time."))
+        else:
+            self.transport.close()  # nobody has asked for anything
+
+    def _end_idle(self, now: float) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and left != self._untaken_bytes:  # of the last answer: its caller is slow, but takes it
+            self._since, self._untaken_bytes = now, left
+        elif left:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    @property
+    def can_be_closed(self) -> bool:
+        """Whether no request is under way here, nor the last words of a refusal."""
+        return self._serving is None and not self._lingers
+
+    @property
+    def idle_rank(self) -> tuple[bool, bool, float]:
+        """Its place among those to be closed first: those without a whole head, then by how long nothing was asked."""
+        return self.untaken_bytes > 0, not self._in_head, self._since
+
+    @property
+    def untaken_bytes(self) -> int:
+        """Of responses: what the client has yet to take, and the process holds for it."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
+
+    def turn_away(self) -> None:
+        """Refuses a connection that there is no room for, before anything was asked on it."""
+        self._deaf = True
+        self._write_error(Overloaded("The gateway holds as many connections as it can. Try again."))
+        self._end(unread=True)
 
     def may_be_asked(self, now: float, *, again: bool) -> bool:
         """Whether a request may be on its way: the connection is new, a head has begun, or (`again`) it was just used."""
@@ -286,8 +357,9 @@ class Http1(asyncio.Protocol):
             return InvalidRequest("The only transfer coding taken is one `chunked`, in HTTP/1.1.")
         if len(fields) < len(headers):
             names = [name for name, _ in headers]
-            if names.count(b"host") > 1 or names.count(b"transfer-encoding") > 1:
-                return InvalidRequest("The request must have one `host` header, and one `transfer-encoding` at most.")
+            twice = [name.decode() for name in _SINGLE if names.count(name) > 1]
+            if twice:
+                return InvalidRequest(f"The request must have one `{twice[0]}` header at most.")
         return None
 
     def _refuse(self, error: TidegateError) -> None:
@@ -296,13 +368,16 @@ class Http1(asyncio.Protocol):
         serving, reading = self._serving, self._reading
         if serving is not None and (serving is not reading or not reading.more):
             if self._queue and self._queue[-1].more:
-                self._queue.pop()
+                self._queue.pop().forget_body()
             (serving, *self._queue)[-1].keep_alive = False
             return
         if serving is not None and serving.started:
             self.transport.close()
             return
+        self._write_error(error)
+        self.transport.close()
+
+    def _write_error(self, error: TidegateError) -> None:
         status, headers, body = render(error)
         head = b"HTTP/1.1 %d %s\r\n%s" % (status, _REASONS[status], header_lines(headers))
         self.transport.write(b"%scontent-length: %d\r\nconnection: close\r\n\r\n%s" % (head, len(body), body))
-        self.transport.close()

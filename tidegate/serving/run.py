@@ -27,6 +27,7 @@ from tidegate.config.load import load
 from tidegate.config.settings import Settings, Stoppable
 from tidegate.errors import OperatorError
 from tidegate.serving.call import Call
+from tidegate.serving.capacity import MANAGEMENT_CONNECTIONS, connection_limit
 from tidegate.serving.server import Server, asgi
 from tidegate.telemetry.logs import JsonLog
 
@@ -88,9 +89,10 @@ async def serve_built(
         public = Door(f"{name}.port", options.host, options.port)
         probes = Door(f"{name}.management_port", options.management_host, options.management_port)
         listeners = [listen(door) for door in (public, probes)]
-        server, other = (
-            Server(app, log, keep_alive_s=settings.gateway.keep_alive_s) for app in (service, asgi(management))
-        )
+        keep_alive_s = settings.gateway.keep_alive_s
+        most = connection_limit(settings.gateway.max_connections)
+        server = Server(service, log, keep_alive_s=keep_alive_s, max_connections=most)
+        other = Server(asgi(management), log, keep_alive_s=keep_alive_s, max_connections=MANAGEMENT_CONNECTIONS)
         await server.listen(listeners[0])
         await other.listen(listeners[1])
         log.write("info", "serving", public=f"{public.host}:{public.port}", management_port=probes.port)

@@ -5,6 +5,7 @@ routers open their next connection elsewhere; new requests are refused; what is 
 """
 
 import asyncio
+import heapq
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,7 +17,20 @@ from tidegate.telemetry.logs import JsonLog
 
 _LOOK_EVERY_S, _LOOK_CLOSELY_S = 1.0, 0.02
 _LAST_BYTES_POLLS = 50
+MAX_CONNECTIONS = 8192
+MAX_UNTAKEN_BYTES = 67_108_864
+"""Of responses that are complete, or nearly, and that slow clients have yet to take, on all connections together."""
+_BACKLOG = 2048
+_MAX_TURNED_AWAY = 64
+"""Connections beyond the limit that are told so at once; others are closed without a word."""
+_CLOSED_TOGETHER = 16
+"""Part of all connections, as a divisor, that is closed at once for newcomers: looking for the oldest is not for free."""
+_TELL_EVERY_S = 10.0
 App = Callable[[Call], Awaitable[None]]
+
+
+def _rank(connection: Http1) -> tuple[bool, bool, float]:
+    return connection.idle_rank
 
 
 def asgi(app: Any) -> App:
@@ -31,10 +45,13 @@ def asgi(app: Any) -> App:
 class Server:
     """One listening port."""
 
-    def __init__(self, app: App, log: JsonLog, *, keep_alive_s: float) -> None:
+    def __init__(self, app: App, log: JsonLog, *, keep_alive_s: float, max_connections: int = MAX_CONNECTIONS) -> None:
         self.loop = asyncio.get_running_loop()
         self.connections: set[Http1] = set()
         self.calls: set[Call] = set()
+        self.max_connections = max_connections
+        self.unread_bytes = 0
+        """Of bodies that have come and no application has taken."""
         self.closing = False
         """Answers end their connections."""
         self.refusing = False
@@ -44,13 +61,32 @@ class Server:
         self._log = log
         self._keep_alive_s = keep_alive_s
         self._idle = asyncio.Event()
+        self._told_full_at = -_TELL_EVERY_S
         self._listener: asyncio.Server | None = None
         self._looker: asyncio.TimerHandle | None = None
 
     async def listen(self, listener: socket.socket) -> None:
         """Serves what comes in on `listener`."""
-        self._listener = await self.loop.create_server(lambda: Http1(self), sock=listener)
+        self._listener = await self.loop.create_server(
+            lambda: Http1(self), sock=listener, backlog=min(_BACKLOG, self.max_connections)
+        )
         self._looker = self.loop.call_later(_LOOK_EVERY_S, self._look)
+
+    def make_room(self, newcomer: Http1) -> None:
+        """For the protocol: `newcomer` is one connection too many. Closes those that are idle for longest, or else `newcomer`."""
+        count = max(1, self.max_connections // _CLOSED_TOGETHER)
+        idle = [each for each in self.connections if each is not newcomer and each.can_be_closed]
+        for connection in heapq.nsmallest(count, idle, key=_rank):
+            self.connections.discard(connection)
+            connection.transport.abort()
+        now = self.loop.time()
+        if now - self._told_full_at > _TELL_EVERY_S:
+            self._told_full_at = now
+            self._log.write("warning", "connections_full", limit=self.max_connections, idle=len(idle))
+        if len(self.connections) > self.max_connections + _MAX_TURNED_AWAY:
+            newcomer.transport.abort()
+        elif not idle and len(self.connections) > self.max_connections:
+            newcomer.turn_away()
 
     def begin(self, call: Call) -> None:
         """For the protocol: a request's turn has come."""
@@ -153,8 +189,20 @@ class Server:
             connection.transport.abort()
         await asyncio.sleep(0)
 
+    def _drop_slow_readers(self, untaken: int) -> None:
+        """Those first for which the process holds most."""
+        for connection in sorted(self.connections, key=lambda each: each.untaken_bytes, reverse=True):
+            if untaken <= MAX_UNTAKEN_BYTES:
+                return
+            untaken -= connection.untaken_bytes
+            connection.transport.abort()
+
     def _look(self) -> None:
         now = self.loop.time()
+        untaken = 0
         for connection in list(self.connections):
             connection.look(now, self._keep_alive_s)
+            untaken += connection.untaken_bytes
+        if untaken > MAX_UNTAKEN_BYTES:
+            self._drop_slow_readers(untaken)
         self._looker = self.loop.call_later(_LOOK_EVERY_S, self._look)

@@ -46,6 +46,7 @@ RETRIES = Metric("tidegate_upstream_retries", "counter", "Attempts after the fir
 RETRIES_REFUSED = Metric("tidegate_upstream_retries_refused", "counter", "Retries that the budget forbade", ("model",))
 EJECTIONS = Metric("tidegate_replica_ejections", "counter", "Times a replica got no requests for a while", ("replica",))
 INFLIGHT = Metric("tidegate_inflight_requests", "gauge", "Admitted requests that have not settled")
+BUFFERED = Metric("tidegate_buffered_bytes", "gauge", "Bytes of request bodies that the process holds")
 WAITING = Metric("tidegate_waiting_requests", "gauge", "Requests that wait for a model's first answer byte", ("model",))
 INFLIGHT_TOKENS = Metric(
     "tidegate_inflight_tokens",

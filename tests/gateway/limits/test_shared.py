@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.limits import shared
+from gateway.limits.interface import MODELS, SERVICES
 from gateway.limits.memory import MemoryLimits
 from gateway.limits.shared import SharedLimits, create
 from tidegate.errors import OperatorError, RateLimited
@@ -112,3 +113,20 @@ def test_a_full_table_says_so(table: int, monkeypatch: pytest.MonkeyPatch) -> No
     limits.reserve(principal("1"))
     with pytest.raises(OperatorError, match="more than 3 projects"):
         limits.reserve(principal("3"))
+
+
+@pytest.mark.parametrize("kind", ["memory", "shared"])
+def test_services_have_slots_of_their_own(kind: str, table: int) -> None:
+    limits, who = MemoryLimits() if kind == "memory" else SharedLimits(table, 3), principal(concurrent_requests=1)
+    for slots in (MODELS, SERVICES):
+        limits.reserve(who, slots)
+        with pytest.raises(RateLimited):
+            limits.reserve(who, slots)
+    limits.release(who, SERVICES)
+    limits.reserve(who, SERVICES)
+    with pytest.raises(RateLimited):
+        limits.reserve(who)
+    if isinstance(limits, SharedLimits):
+        limits.forget(3)
+        limits.reserve(who)
+        limits.reserve(who, SERVICES)

@@ -5,12 +5,13 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from tests.stand import wait_until
-from tidegate.serving import protocol
+from tidegate.serving import protocol, server
 from tidegate.serving.call import Call
 from tidegate.serving.run import Door, listen
 from tidegate.serving.server import Server
@@ -45,7 +46,7 @@ class Stand:
             body += message["body"]
             if not message["more_body"]:
                 break
-        told = f"{call.method} {call.path} {len(body)}".encode()
+        told = f"{call.method} {call.path} {len(body)}".encode() + b"x" * (4_000_000 * (call.path == "/large"))
         if call.path == "/stream":
             call.start(200, b"x-a: b\r\n")
             for letter in told:
@@ -209,3 +210,168 @@ def test_who_is_slow_with_a_head_or_idle_for_long_is_not_waited_for(
         assert idle.recv(65536).startswith(b"HTTP/1.1 200")
         assert silent.recv(1) == b"" and idle.recv(1) == b""
         assert slow.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("line", ["GET  /x HTTP/1.1", "GET /x  HTTP/1.1", "GET   /x   HTTP/1.1"])
+def test_a_request_line_has_single_spaces(stand: Stand, line: str) -> None:
+    raw = f"{line}\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+    assert stand.ask(raw).startswith(b"HTTP/1.1 400 ")
+    behind = stand.ask(request("/a", b"GET /x HTTP/1.1", last=False) + raw.replace(b"/x", b"/y"))
+    assert behind.startswith(b"HTTP/1.1 200 OK\r\n") and behind.count(b"HTTP/1.1 ") == 1, "nor behind another request"
+    with stand.connect() as caller:
+        for byte in raw[:-4]:
+            caller.sendall(bytes([byte]))
+        caller.sendall(raw[-4:])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 400 "), "nor in pieces"
+
+
+def test_a_head_in_pieces_is_read_as_a_whole_one(stand: Stand) -> None:
+    with stand.connect() as caller:
+        for raw in (request("/a", last=False), b"\r\n" + request("/b", b"body", last=False)):
+            for byte in raw:
+                caller.sendall(bytes([byte]))
+        whole, half = request("/c", b"body", last=False), request("/d")
+        caller.sendall(whole + half[:9])
+        wait_until(lambda: any(each._in_head for each in stand.server.connections), 5, "half a head")
+        caller.sendall(half[9:])
+        told = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert b"POST /a 0" in told and b"POST /b 4" in told and b"POST /c 4" in told and told.endswith(b"POST /d 0")
+
+
+@pytest.mark.parametrize("name", [name.decode() for name in protocol._SINGLE])
+def test_a_field_that_has_one_value_comes_once(stand: Stand, name: str) -> None:
+    values = {"content-length": ("0", "0"), "transfer-encoding": ("chunked", "chunked"), "host": ("x", "x")}
+    first, second = values.get(name, ("a", "b"))
+    host = "" if name == "host" else "host: x\r\n"
+    raw = f"POST /x HTTP/1.1\r\n{host}connection: close\r\n{name}: {first}\r\n{name.title()}: {second}\r\n\r\n"
+    assert stand.ask(raw.encode()).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET\t/x HTTP/1.1", b"GET /x\tHTTP/1.1", b"get /x HTTP/1.1", b"GET /x\0y HTTP/1.1", b"GET /\xc3\xa4 HTTP/1.1",
+        b" GET /x HTTP/1.1", b"GET x HTTP/1.1", b"GET /x HTTP/1.1 ", b"GET /x\x7f HTTP/1.1", b"CONNECT h:1 HTTP/1.1",
+        b"GET /x HTTP/1.1\nx-a: b",
+    ],
+)  # fmt: skip
+def test_request_lines_that_servers_read_in_two_ways_are_refused(stand: Stand, line: bytes) -> None:
+    assert stand.ask(line + b"\r\nhost: x\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_old_version_is_not_told_to_go_on(stand: Stand) -> None:
+    with stand.connect() as caller:
+        caller.sendall(b"POST / HTTP/1.0\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        caller.sendall(b"hi")
+        told = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert told.startswith(b"HTTP/1.1 200 OK\r\n") and told.endswith(b"POST / 2")
+
+
+@pytest.mark.parametrize(
+    "more", [b"content-length: 9000000", b"transfer-encoding: chunked", b"expect: 100-continue\r\ncontent-length: 5"]
+)
+def test_a_body_that_nobody_reads_ends_its_connection(stand: Stand, more: bytes) -> None:
+    with stand.connect() as caller:
+        caller.sendall(b"POST /early HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n\r\n")
+        told = b"".join(iter(lambda: caller.recv(65536), b""))
+    assert told.startswith(b"HTTP/1.1 413 ") and b"connection: close\r\n" in told
+
+
+def test_a_short_body_that_nobody_reads_is_passed_over_or_not_waited_for(stand: Stand) -> None:
+    head = b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
+    with stand.connect() as caller:
+        caller.sendall(head)
+        assert b"connection: close" not in caller.recv(65536)
+        caller.sendall(b"hello" + request("/next"))
+        assert b"".join(iter(lambda: caller.recv(65536), b"")).endswith(b"POST /next 0")
+    with stand.connect() as silent:
+        silent.sendall(head)
+        assert silent.recv(65536) and silent.recv(1) == b"", "it is not waited for for as long as an idle one"
+
+
+def asked(stand: Stand, target: str) -> socket.socket:
+    """A connection on which something was asked, and nothing is read."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.settimeout(5)
+    made.connect(("127.0.0.1", stand.port))
+    made.sendall(request(target, last=False))
+    return made
+
+
+def test_at_the_limit_the_oldest_idle_connection_makes_room(stand: Stand) -> None:
+    stand.server.max_connections = 3
+    with stand.connect() as silent, stand.connect() as used, stand.connect() as asking:
+        used.sendall(request(last=False))
+        assert used.recv(65536).startswith(b"HTTP/1.1 200 ")
+        wait_until(lambda: len(stand.server.connections) == 3, 5, "all three")
+        asking.sendall(request("/slow", last=False))
+        wait_until(lambda: len(stand.server.calls) == 1, 5, "the request")
+        with stand.connect() as newcomer:
+            assert silent.recv(1) == b"", "who has asked nothing goes first"
+            newcomer.sendall(request("/new", last=False))
+            assert newcomer.recv(65536).endswith(b"POST /new 0")
+            with stand.connect() as another:
+                assert used.recv(1) == b"", "then who has asked nothing for longest"
+                another.sendall(request("/other"))
+                assert another.recv(65536).endswith(b"POST /other 0")
+        assert asking.recv(65536).endswith(b"POST /slow 0"), "and nobody who is served"
+    assert b'"connections_full"' in b"".join(stand.lines)
+
+
+def test_who_finds_no_room_is_told_so(stand: Stand) -> None:
+    stand.server.max_connections = 1
+    with stand.connect() as asking:
+        asking.sendall(request("/slow"))
+        wait_until(lambda: len(stand.server.calls) == 1, 5, "the request")
+        refused = stand.ask(request("/b"))
+        assert refused.startswith(b"HTTP/1.1 503 Service Unavailable\r\n") and b"retry-after: 1\r\n" in refused
+        assert refused.count(b"HTTP/1.1 ") == 1 and b'"overloaded"' in refused
+        assert asking.recv(65536).endswith(b"POST /slow 0")
+
+
+def test_who_takes_nothing_of_a_response_is_not_waited_for(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the response is complete, or its application waits for room to write."""
+    monkeypatch.setattr(protocol, "TAKE_TIMEOUT_S", 0.1)
+
+    async def stream(call: Call) -> None:
+        call.on_gone = stand.gone.set
+        call.start(200, b"")
+        while not call.gone:
+            call.write(b"x" * 65536)
+            await call.writable()
+
+    stand.server._app = stream
+    with asked(stand, "/endless"):
+        assert stand.gone.wait(10)
+        wait_until(lambda: not stand.server.connections, 5, "its connection to end")
+
+
+def test_what_slow_readers_hold_together_is_bounded(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_UNTAKEN_BYTES", 10_000_000)
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(asked(stand, "/large"))
+        wait_until(lambda: 1 <= len(stand.server.connections) <= 2, 10, "most of them to be dropped")
+        assert sum(each.untaken_bytes for each in stand.server.connections) <= 10_000_000
+
+
+def test_bodies_ahead_of_their_turn_are_bounded_on_all_connections_together(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_UNREAD_BYTES", 100_000)
+    ahead = request("/slow", last=False) + request("/b", b"x" * 60_000, last=False) * 3
+    answers = [stand.ask(ahead + request("/last")) for _ in range(2)]
+    assert [answer.count(b"HTTP/1.1 200 OK") for answer in answers] == [3, 3], "and what had come is served"
+    wait_until(lambda: not stand.server.connections, 5, "both connections to end")
+    assert stand.server.unread_bytes == 0
+
+
+@pytest.mark.parametrize("target", ["/", "/early", "/fails"])
+def test_nothing_counts_as_unread_once_it_is_read_or_its_client_has_gone(stand: Stand, target: str) -> None:
+    for body in (b"x" * 300_000, b""):
+        stand.ask(request(target, body))
+    with stand.connect() as leaving:
+        leaving.sendall(request("/slow", last=False) + request(target, b"x" * 50_000, last=False)[:-1])
+        wait_until(lambda: stand.server.unread_bytes > 0, 5, "some of it")
+    wait_until(lambda: not stand.server.connections and stand.server.unread_bytes == 0, 5, "it is gone")
