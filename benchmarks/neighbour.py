@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,9 @@ def run_load(made: Deployment, name: str, rounds: int, seconds: float) -> list[d
     measure(made, surfaces, 1)  # warm up
     alone: Windows = {each: [] for each in surfaces}
     beside: Windows = {each: [] for each in surfaces}
-    errors, peaks = dict.fromkeys(surfaces, 0), dict.fromkeys(surfaces, 0.0)
-    results: dict[str, int] = {}
+    peaks = dict.fromkeys(surfaces, 0.0)
+    errors: dict[str, Counter[str]] = {each: Counter() for each in surfaces}
+    results: Counter[str] = Counter()
     recovery_s = 0.0
     note(measure(made, surfaces, seconds), alone)
     for _ in range(rounds):
@@ -141,9 +143,8 @@ def run_load(made: Deployment, name: str, rounds: int, seconds: float) -> list[d
             peaks[each] = max(peaks[each], sampler.stop())
         note(found, beside)
         for each in surfaces:
-            errors[each] += sum(found[each]["errors"].values())
-        for status, count in attacker.results.items():
-            results[status] = results.get(status, 0) + count
+            errors[each].update(found[each]["errors"])
+        results.update(attacker.results)
         recovery_s = max(recovery_s, recover(made, surfaces))
         note(measure(made, surfaces, seconds), alone)
     return [
@@ -153,7 +154,8 @@ def run_load(made: Deployment, name: str, rounds: int, seconds: float) -> list[d
             "alone_p95_ms": round(statistics.median(alone[each]), 1),
             "beside_p95_ms": round(statistics.median(beside[each]), 1),
             "rss_mb": round(peaks[each], 1),
-            "errors": errors[each],
+            "errors": errors[each].total(),
+            "error_kinds": errors[each],
             "recovered_after_s": round(recovery_s, 1),
             "attack": results,
         }
@@ -175,7 +177,8 @@ def verdict(row: dict[str, Any]) -> str:
     if row["beside_p95_ms"] > allowed:
         faults.append("slow")
     if row["errors"]:
-        faults.append(f"{row['errors']} errors")
+        kinds = ", ".join(f"{count} {kind}" for kind, count in row["error_kinds"].items())
+        faults.append(f"{row['errors']} errors ({kinds})")
     if row["surface"] not in ("search", "upload", "embedding") and row["rss_mb"] > MAX_GATEWAY_MB:
         faults.append("memory")
     return ", ".join(faults)
