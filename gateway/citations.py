@@ -6,7 +6,7 @@ An extension of OpenAI's format, documented in docs/documents.md; a client that 
 from typing import Any
 
 from tidegate.errors import UpstreamBroken
-from tidegate.wire.openai import ChunkHead, decode_any, encode
+from tidegate.wire.openai import UNREADABLE, ChunkHead, decode_any, encode
 from tidegate.wire.sse import encode_event
 
 Citations = list[dict[str, Any]]
@@ -18,13 +18,20 @@ def cite_answer(body: bytes, citations: Citations) -> bytes:
     Raises:
         UpstreamBroken: the answer has another form.
     """
-    answer = decode_any(body)
+    try:
+        answer = decode_any(body)
+        return encode(_cited(answer, citations))
+    except UNREADABLE as error:
+        raise UpstreamBroken("the model server's answer is not JSON that can be read") from error
+
+
+def _cited(answer: Any, citations: Citations) -> Any:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     for choice in choices if isinstance(choices, list) else ():
         if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
             raise UpstreamBroken("the model server's answer has a choice without a message")
         choice["message"]["citations"] = citations
-    return encode(answer)
+    return answer
 
 
 def cite_stream(head: ChunkHead, citations: Citations) -> bytes:

@@ -4,11 +4,13 @@ Bytes pass as they came. The relay reads of them only usage, finish reason and e
 """
 
 import asyncio
+import re
+from datetime import UTC, datetime
 
 from gateway.backends.connection import Connection
-from gateway.backends.vllm import ANSWER_HEADERS
+from gateway.backends.vllm import retry_after_s
 from gateway.citations import cite_answer
-from gateway.dialects.refusals import error_in, is_error_object
+from gateway.dialects.refusals import client_status, error_in, is_error_object
 from gateway.exchange import Exchange
 from guardrails.offload.screener import Screener
 from tidegate.config.settings import RelaySettings
@@ -19,6 +21,11 @@ from tidegate.wire.sse import Splitter
 _STREAM_LINES = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
+_SUCCESSFUL = frozenset({200, 201, 202, 203})
+_JSON, _TEXT = b"application/json", b"text/plain; charset=utf-8"
+_JSON_TYPE = re.compile(rb"application/json(?:; ?charset=utf-8)?", re.IGNORECASE)
+_TEXT_TYPE = re.compile(rb"(?:text|application)/[A-Za-z.+-]{1,40}(?:; ?charset=utf-8)?", re.IGNORECASE)
+_DURATION = re.compile(rb"[0-9.]{1,11}")
 _WAITING = b": waiting\n\n"
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
@@ -30,10 +37,10 @@ async def relay_answer(exchange: Exchange, connection: Connection, settings: Rel
         UpstreamError: it was cut, malformed, too large or too slow.
     """
     streamed = connection.headers.get(b"content-type", b"").startswith(b"text/event-stream")
-    if connection.status >= 400:
+    if 400 <= connection.status < 600:
         await _relay_error(exchange, connection, settings)
-    elif connection.status >= 300:
-        raise UpstreamBroken(f"the model server answered {connection.status}, which is no answer")
+    elif connection.status not in _SUCCESSFUL:
+        raise UpstreamBroken(f"the model server returned the unexpected status {connection.status}")
     elif streamed and (exchange.stream or exchange.upload is not None):
         exchange.stream = True  # a form may say so after its file
         await _relay_stream(exchange, connection, settings)
@@ -77,7 +84,7 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     if exchange.citations is not None:
         body = cite_answer(body, exchange.citations)
     exchange.mark_first_byte()
-    begin_answer(exchange, connection.status, _lines(connection), len(body))
+    begin_answer(exchange, connection.status, _lines(connection, exchange.upload is not None), len(body))
     await send_last(exchange, body)
 
 
@@ -85,12 +92,12 @@ async def _relay_error(exchange: Exchange, connection: Connection, settings: Rel
     """A refusal of what the caller sent is the caller's to read: as it came, or in OpenAI's shape where it has another."""
     body = await connection.read_all(settings.max_answer_bytes)
     exchange.usage = Usage(source=UsageSource.COUNTED)
-    error = error_in(body, connection.status)
+    status, error = client_status(connection.status), error_in(body, connection.status)
     if exchange.call.started or not is_error_object(body):
-        raise UpstreamRejected(connection.status, error)
-    exchange.error = UpstreamRejected(connection.status, error)
+        raise UpstreamRejected(status, error)
+    exchange.error = UpstreamRejected(status, error)
     exchange.outcome = Outcome.UPSTREAM_REFUSED
-    begin_answer(exchange, connection.status, _lines(connection) + b"x-should-retry: false\r\n", len(body))
+    begin_answer(exchange, status, _lines(connection, False) + b"x-should-retry: false\r\n", len(body))
     await send_last(exchange, body)
 
 
@@ -160,6 +167,19 @@ async def _await_end(connection: Connection, *, wanted: bool) -> None:
         connection.close()
 
 
-def _lines(connection: Connection) -> bytes:
+def _lines(connection: Connection, may_be_text: bool) -> bytes:
+    """The header lines that reach the client, each in a form that clients can read."""
     headers = connection.headers
-    return b"".join([b"%s: %s\r\n" % (name, headers[name]) for name in ANSWER_HEADERS if name in headers])
+    kind = headers.get(b"content-type", b"")
+    if may_be_text:
+        kind = kind if _TEXT_TYPE.fullmatch(kind) else _TEXT
+    elif kind != _JSON and not _JSON_TYPE.fullmatch(kind):
+        kind = _JSON
+    lines = b"content-type: %s\r\n" % kind
+    pause = headers.get(b"retry-after")
+    if pause is not None and (pause_s := retry_after_s(pause, datetime.now(UTC))) is not None:
+        lines += b"retry-after: %d\r\n" % max(1, int(pause_s + 0.999))
+    duration = headers.get(b"openai-processing-ms")
+    if duration is not None and _DURATION.fullmatch(duration):
+        lines += b"openai-processing-ms: %s\r\n" % duration
+    return lines

@@ -15,7 +15,8 @@ from mcp_types import ToolAnnotations
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from pydantic import Field
 
-from benchmarks import footprint, knowledge, pan, performance, readme, relay, stage
+from benchmarks import footprint, knowledge, neighbour, pan, performance, readme, relay, stage
+from benchmarks.hostile_loads import LOADS, Target, scripts
 from gateway.routing.replicas import ReplicaState
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused, screen_request
@@ -45,6 +46,14 @@ def test_the_tables_of_figures_are_generated_from_the_results() -> None:
     assert performance.figures() in text
     assert performance.profile() in text
     assert performance.limits() in text
+    assert neighbour.table() in neighbour.DOCUMENT.read_text()
+
+
+def test_every_hostile_load_can_be_built() -> None:
+    """The benchmark runs in no CI: a change of the stand must not break it unseen."""
+    target = Target(1, "key", "store")
+    assert len(LOADS) > 20 and all(load.request(target) or load.manner != "ask" for load in LOADS.values())
+    assert set(scripts()) >= {"digits", "digit-events", "choices", "flood", "stall"}
 
 
 def test_the_benchmark_runs_a_valid_production_configuration(tmp_path: Path) -> None:

@@ -133,6 +133,11 @@ class ServiceClient:
             )
         except UpstreamError as error:
             raise self._failure(error) from error
+        if connection.status >= 600:
+            self._pool.give_back(connection)
+            raise ServiceUnavailable(
+                f"The {self._audience} service returned the unexpected status {connection.status}."
+            )
         if connection.status in (401, 403):
             self._pool.give_back(connection)
             raise ServiceUnavailable(f"The {self._audience} service does not accept the gateway's token.")

@@ -14,10 +14,8 @@ from tidegate.config.resources import Replica
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import ConfigError, UpstreamBusy, UpstreamError, UpstreamMisconfigured, UpstreamUnavailable
 
-ANSWER_HEADERS = (b"content-type", b"retry-after", b"openai-processing-ms")
-"""Answer headers that reach the caller; the gateway sets the others itself."""
-
-
+_MAX_PAUSE_S = 86_400.0
+"""No client and no replica waits longer for anything, whatever a `retry-after` says."""
 REFUSES_ALL = frozenset({401, 403, 429, *range(500, 600)} - {501})
 """Statuses that are between the gateway and the model server: the caller gets an error of ours."""
 
@@ -126,13 +124,14 @@ def _refusal(connection: Connection) -> UpstreamError:
 
 
 def retry_after_s(value: bytes | None, now: datetime) -> float | None:
-    """The seconds that a `retry-after` asks for, which may be a number or a date (RFC 9110 section 10.2.3)."""
+    """The seconds that a `retry-after` asks for, which may be a number or a date (RFC 9110 section 10.2.3); a day at most."""
     if value is None:
         return None
     text = value.decode("latin-1").strip()
     if text.isdecimal():
-        return float(text[:9])
+        return min(float(text[:9]), _MAX_PAUSE_S)
     try:
-        return max(0.0, (parsedate_to_datetime(text).astimezone(UTC) - now).total_seconds())
-    except ValueError:
+        pause_s = (parsedate_to_datetime(text).astimezone(UTC) - now).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
+    return min(max(0.0, pause_s), _MAX_PAUSE_S)

@@ -3,15 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from msgspec import DecodeError
-
 from gateway.dialects.openai import plausible
+from gateway.dialects.refusals import plain_members
 from gateway.exchange import Exchange
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import TidegateError, UpstreamBroken, UpstreamError, UpstreamRejected, error_object, render
 from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.anthropic import MessageEvent, MessageUsage, decode_event, decode_message, encode_named_event
-from tidegate.wire.openai import Chunk, ChunkChoice
+from tidegate.wire.openai import UNREADABLE, Chunk, ChunkChoice
 from tidegate.wire.sse import data_of
 
 _TYPES = {
@@ -50,7 +49,7 @@ class Anthropic:
         """See `Dialect.read_answer`."""
         try:
             answer = decode_message(body)
-        except DecodeError as error:
+        except UNREADABLE as error:
             raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
         if answer.input_tokens is not None:
             return Usage(source=UsageSource.COUNTED)  # counted only: no model was asked
@@ -93,7 +92,7 @@ class MessageStream:
             return
         try:
             found = decode_event(data)
-        except DecodeError as error:
+        except UNREADABLE as error:
             raise UpstreamBroken("the model server sent an event that is not of a message") from error
         if found.type == "error":
             raise _error_event(found)
@@ -191,7 +190,7 @@ def _error(error: TidegateError) -> dict[str, object]:
 
 
 def _error_event(event: MessageEvent) -> UpstreamError:
-    found = event.error or {}
+    found = plain_members(event.error or {})
     if found.get("type") in _CALLERS_FAULT:
-        return UpstreamRejected(400, found)
+        return UpstreamRejected(400, {"message": "The model server refused the request."} | found)
     return UpstreamError("the model server reported an error in the middle of its stream")

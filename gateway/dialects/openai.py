@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, DecodeError
+from msgspec import UNSET
 
 from gateway.backends.vllm import REFUSES_ALL
 from gateway.citations import cite_stream
-from gateway.dialects.refusals import error_in
+from gateway.dialects.refusals import client_status, error_in
 from gateway.exchange import Exchange
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import (
@@ -18,7 +18,7 @@ from tidegate.errors import (
     render_event,
 )
 from tidegate.types import Outcome, Usage, UsageSource
-from tidegate.wire.openai import Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
+from tidegate.wire.openai import UNREADABLE, Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
 from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, data_of
 
@@ -47,7 +47,7 @@ class OpenAi:
         """See `Dialect.read_answer`."""
         try:
             answer = decode_answer(body)
-        except DecodeError as error:
+        except UNREADABLE as error:
             raise UpstreamBroken("the model server's answer is not JSON of the expected form") from error
         return None if answer.usage is None else read_usage(answer.usage)
 
@@ -142,7 +142,7 @@ class OpenAiStream:
             return
         try:
             chunk = decode_chunk(data)
-        except DecodeError as error:
+        except UNREADABLE as error:
             raise UpstreamBroken("the model server sent an event that is not a chunk") from error
         if chunk.error is not UNSET:
             raise _error_event(data)
@@ -163,7 +163,7 @@ class OpenAiStream:
     def _note(self, chunk: Chunk, data: bytes) -> None:
         exchange = self._exchange
         if self._head is None and exchange.citations is not None:
-            self._head = decode_head(data)
+            self._head = _head_of(data)
         if chunk.usage is not None:
             exchange.usage = read_usage(chunk.usage)
         for choice in chunk.choices:
@@ -208,10 +208,17 @@ def plausible(tokens: int) -> int:
     return tokens if 0 <= tokens <= _MOST_TOKENS else max(0, min(tokens, _MOST_TOKENS))
 
 
+def _head_of(data: bytes) -> ChunkHead:
+    try:
+        return decode_head(data)
+    except UNREADABLE:
+        return ChunkHead()
+
+
 def _error_event(data: bytes) -> UpstreamError:
     """An error in the middle of a stream: the caller's fault if its code says so, else the model server's."""
     found = error_in(data, 500)
     code = found.get("code")
     if isinstance(code, int) and 400 <= code < 500 and code not in REFUSES_ALL:
-        return UpstreamRejected(code, found)
+        return UpstreamRejected(client_status(code), found)
     return UpstreamError("the model server reported an error in the middle of its stream")

@@ -181,7 +181,7 @@ class Call:
         if not keep:
             self.keep_alive = False
             framing += b"connection: close\r\n"
-        self._head = b"".join((_STATUS_LINES[status], self._connection.server.date.line(), lines, framing, b"\r\n"))
+        self._head = b"".join((_status_line(status), self._connection.server.date.line(), lines, framing, b"\r\n"))
 
     def _rest_is_short(self) -> bool:
         """Whether the connection can outlive a body that nobody will read: little is left, and it was not held back."""
@@ -303,6 +303,11 @@ class Call:
                 lines += [lower, b": ", value, b"\r\n"]
         self.start(message["status"], b"".join(lines), length)
         self._connection.loop.call_soon(self.flush)  # by then the first bytes are there, or will be long
+
+
+def _status_line(status: int) -> bytes:
+    """The first line of a response; HTTP needs no reason phrase for a status that it does not define."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
 def header_lines(headers: Iterable[tuple[str, str]]) -> bytes:

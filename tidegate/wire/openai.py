@@ -133,6 +133,9 @@ class ChunkHead(Struct):
     model: str = ""
 
 
+UNREADABLE = (ValueError, RecursionError)
+"""What decoding or encoding raises where bytes are no JSON, no UTF-8, of another form, or nested too deeply."""
+
 decode_head = msgspec.json.Decoder(ChunkHead).decode
 decode_request = msgspec.json.Decoder(GenerateRequest).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
