@@ -30,6 +30,17 @@ def with_hits(gaps: bytes, lengths: bytes) -> bytes:
     return (lanes(gaps) | lanes(lengths.translate(_HITS))).to_bytes(len(gaps), "little")
 
 
+def group_starts(gaps: bytes) -> bytes:
+    """0xFF at each digit that is not joined to the one before."""
+    return gaps.translate(_BEGINS)
+
+
+def number_starts(gaps: bytes) -> bytes:
+    """0xFF at each digit where a number may begin: the first of a group, or one after a zero."""
+    starts = lanes(gaps.translate(_BEGINS)) | before(lanes(gaps.translate(_IS_ZERO)), 1)
+    return starts.to_bytes(len(gaps) + 1, "little")[: len(gaps)]
+
+
 def with_near_hits(gaps: bytes) -> bytes:
     """`gaps` with `HIT` left only at digits that a wide gap follows within the longest number; empty if there are none."""
     count = len(gaps)
@@ -110,5 +121,7 @@ def gaps_of(classes: bytes) -> bytes:
 
 
 _HITS = bytes([0]) + bytes([HIT]) * 255
+_BEGINS = bytes(0xFF if code & KIND else 0 for code in range(256))
+_IS_ZERO = bytes(0xFF if code & ZERO else 0 for code in range(256))
 _IS_WIDE = bytes(0xFF if code & MARK and code & KIND == WIDE_GAP else 0 for code in range(256))
 _ZEROS = members(bytes(code for code in ALL_DIGITS if code & 15 == 0), ZERO)

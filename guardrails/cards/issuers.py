@@ -64,16 +64,15 @@ def length_bit(length: int) -> int:
     return 1 << length - MIN_DIGITS
 
 
-def valid_lengths(values: bytes) -> bytes:
+def valid_lengths(values: bytes, begins: bytes, ends: bytes) -> bytes:
     """For each digit the lengths, as bits, at which an issuer's number with a right check digit begins there.
 
-    `values` are digits 0 to 9, one a byte. Numbers that would go on past the end are not to be relied upon.
+    `values` are digits 0 to 9, one a byte. Only numbers count that begin at a digit where `begins` is 0xFF and end before
+    one where `ends` is, or at the end of all.
     """
     count = len(values)
-    issued = _issued(values)
-    if not issued:
-        return bytes(count)
-    return (issued & _checked(values)).to_bytes(count, "little")
+    issued = _issued(values) & lanes(begins)
+    return (_checked(values, issued, lanes(ends + b"\xff")) if issued else 0).to_bytes(count, "little")
 
 
 _DOUBLED = bytes((2 * value - 9 if value > 4 else 2 * value) if value < 10 else 0 for value in range(256))
@@ -82,9 +81,10 @@ _PASSES = {
 }  # no total exceeds 19 times 9
 
 
-def _checked(values: bytes) -> int:
-    """Lengths at which Luhn holds. Sums of neighbouring digits are built up by doubling."""
+def _checked(values: bytes, issued: int, ends: int) -> int:
+    """Those of the lengths `issued` at which Luhn holds. Sums of neighbouring digits are built up by doubling."""
     count = len(values)
+    every = lanes(b"\1" * count)
     single = lanes(values)
     pair = lanes(values.translate(_DOUBLED)) + after(single, 1)
     four = pair + after(pair, 2)
@@ -93,8 +93,10 @@ def _checked(values: bytes) -> int:
     even[14], even[18] = even[12] + after(pair, 12), even[16] + after(pair, 16)
     found = 0
     for length in LENGTHS:
-        total = even[length] if length % 2 == 0 else single + after(even[length - 1], 1)
-        found |= lanes(total.to_bytes(count, "little").translate(_PASSES[length]))
+        possible = issued & after(ends, length) & every * length_bit(length)
+        if possible:
+            total = even[length] if length % 2 == 0 else single + after(even[length - 1], 1)
+            found |= possible & lanes(total.to_bytes(count, "little").translate(_PASSES[length]))
     return found
 
 

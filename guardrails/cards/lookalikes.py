@@ -14,9 +14,8 @@ _ALNUM, _HEX = members(DIGITS + LETTERS), members(DIGITS + b"abcdefABCDEF")
 _ASCII_DIGIT, _DIGIT, _ANY_DIGIT = members(DIGITS), members(PLAIN_DIGITS), members(ALL_DIGITS)
 _DASH, _DOT = members(b"-"), members(b".")
 _IBAN = re.compile(rb"[A-Z](?<![0-9A-Za-z][A-Z])[A-Z][0-9]{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?(?![0-9A-Za-z])")
-_MANY_DIGITS = re.compile(
-    rb"[0-9\xb0-\xb9\xd0-\xd9](?:[" + re.escape(SEPARATORS) + rb"]{0,8}[0-9\xb0-\xb9\xd0-\xd9]){11}"
-)
+_SOME_DIGIT, _SOME_GAP = rb"[0-9\xb0-\xb9\xd0-\xd9]", b"[" + re.escape(SEPARATORS) + rb"]{0,8}+"
+_MANY_DIGITS = re.compile(_SOME_DIGIT + (_SOME_GAP + _SOME_DIGIT) * 11)
 _FAR = 120  # an IBAN and, after it, what could make twelve digits
 _COUNTRIES = {
     bytes((first, second)): b"%d%d" % (first - 55, second - 55) for first in LETTERS[:26] for second in LETTERS[:26]
@@ -97,15 +96,18 @@ def _without_ibans(text: bytes) -> bytes:
     out = bytearray(text)
     for match in _IBAN.finditer(text):
         start, end = match.span()
-        many = _MANY_DIGITS.search(text, start, start + _FAR)
-        if many is not None and many.start() < end and _is_iban(text[start:end]):
+        found = text[start:end].replace(b" ", b"")
+        if found[2:].isdigit() and len(found) >= 14:
+            valid = int(found[4:] + _COUNTRIES[found[:2]] + found[2:4]) % 97 == 1
+        else:
+            many = _MANY_DIGITS.search(text, start, start + _FAR)
+            valid = many is not None and many.start() < end and _is_iban(found)
+        if valid:
             out[start:end] = _BLANK * (end - start)
     return bytes(out)
 
 
 def _is_iban(text: bytes) -> bool:
     """ISO 13616: moved to the end and read in base 36, country and check digits leave 1 modulo 97."""
-    body, country = text[4:].replace(b" ", b""), _COUNTRIES[text[:2]]
-    if body.isdigit():
-        return int(body + country + text[2:4]) % 97 == 1
-    return int("".join([_EXPANDED[code] for code in body]) + country.decode() + text[2:4].decode()) % 97 == 1
+    body = "".join([_EXPANDED[code] for code in text[4:]])
+    return int(body + _COUNTRIES[text[:2]].decode() + text[2:4].decode()) % 97 == 1

@@ -98,10 +98,23 @@ def _in_row() -> str:
     """A number among others, unbroken or printed; the shortest that fits."""
     forms = []
     for length in LENGTHS:
-        shapes = [(length,), *sorted(shape for shape in PRINTED if sum(shape) == length)]
-        grouped = "|".join(f"{_grouped(shape, _SPACED)}(?={_GROUP})" for shape in shapes)
-        forms.append(f"{_begins(length)}(?:{grouped})")
+        shapes = [(length,), *(shape for shape in PRINTED if sum(shape) == length)]
+        paths = {"s".join("j" * (size - 1) for size in shape) for shape in shapes}
+        forms.append(f"{_begins(length)}{_either(paths)}(?={_GROUP})")
     return f"{_begin(_is_group, _JOINED * 3)}(?:{'|'.join(forms)})"
+
+
+def _either(paths: set[str]) -> str:
+    """Any of these rows of digits, joined (j) to the one before or separated (s) from it, each step tried once."""
+    if paths == {""}:
+        return ""
+    steps = {"j": _JOINED, "s": _SPACED}
+    branches = [
+        step + _either({path[1:] for path in paths if path[0] == name})
+        for name, step in steps.items()
+        if any(path[0] == name for path in paths)
+    ]
+    return branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})"
 
 
 def _padded() -> str:

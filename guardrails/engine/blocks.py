@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from guardrails.engine.interfaces import Scan, Span
+from guardrails.engine.interfaces import Scan, Span, as_spans
 
 BLOCK_CHARS = 16_384
 
@@ -28,14 +28,14 @@ def each_block(scan: Callable[[str, bool], Scan], text: str, final: bool) -> Ite
         end = min(len(text), end + BLOCK_CHARS)
         last = end == len(text)
         seen = scan(text[start:end], final and last)
-        new = [
-            Span(max(span.start + start, reported), span.end + start)
-            for span in seen.findings
-            if span.end + start > reported
-        ]
+        new = seen.findings
         if new:
-            reported = new[-1].end
-        yield Block(tuple(new), seen.open_from + start, seen.keep_from + start)
+            if start:
+                new = as_spans([(first + start, after + start) for first, after in new if after + start > reported])
+            if new and new[0].start < reported:
+                new = (Span(reported, new[0].end), *new[1:])
+            reported = new[-1].end if new else reported
+        yield Block(new, seen.open_from + start, seen.keep_from + start)
         start += seen.keep_from
         if last:
             return
