@@ -1,8 +1,10 @@
 """Screens plain texts: documents, file names, passages."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from guardrails.engine.interfaces import Guardrail
+from guardrails.engine.blocks import each_block
+from guardrails.engine.interfaces import Guardrail, Scan, Span
 from guardrails.engine.policy import Policy
 from tidegate.types import Action, Verdict
 
@@ -24,20 +26,48 @@ def screen_text(policy: Policy, text: str, origin: str) -> Screened:
     for guardrail in policy.inputs:
         if guardrail.trigger.search(text) is None:
             continue
-        found = guardrail.scan(text, final=True).findings
-        if not found:
-            continue
-        verdicts.append(Verdict(guardrail.name, origin, guardrail.on_input, len(found)))
         if guardrail.on_input is Action.REFUSE:
-            return Screened("", tuple(verdicts), guardrail.refusal(len(found)))
-        text = mask(guardrail, text)
+            count, masked = sum(map(len, scan_blocks(guardrail, text))), text
+        else:
+            masked, count = _masked(guardrail, text)
+        if not count:
+            continue
+        verdicts.append(Verdict(guardrail.name, origin, guardrail.on_input, count))
+        if guardrail.on_input is Action.REFUSE:
+            return Screened("", tuple(verdicts), guardrail.refusal(count))
+        text = masked
     return Screened(text, tuple(verdicts), None)
 
 
 def mask(guardrail: Guardrail, text: str) -> str:
     """`text` with every finding replaced."""
-    out, at = [], 0
-    for span in guardrail.scan(text, final=True).findings:
-        out += [text[at : span.start], guardrail.mask(text, span)]
-        at = span.end
-    return "".join((*out, text[at:]))
+    return _masked(guardrail, text)[0]
+
+
+def scan_blocks(guardrail: Guardrail, text: str) -> Iterator[tuple[Span, ...]]:
+    """The findings in a whole text, in steps of some 16,000 characters; a tuple per step, often empty.
+
+    Positions count from the beginning of `text`, and all steps together find what one `scan` of it finds. A caller on an
+    event loop may do other work between steps, or stop.
+    """
+
+    def scan(part: str, final: bool) -> Scan:
+        return guardrail.scan(part, final=final)
+
+    for block in each_block(scan, text, True):
+        yield block.findings
+
+
+def _masked(guardrail: Guardrail, text: str) -> tuple[str, int]:
+    """`text` with every finding replaced, and how many there were. Pieces are joined block by block, to save memory."""
+    blocks: list[str] = []
+    at = count = 0
+    for spans in scan_blocks(guardrail, text):
+        out = []
+        for span in spans:
+            out += [text[at : span.start], guardrail.mask(text, span)]
+            at = span.end
+        if out:
+            blocks.append("".join(out))
+        count += len(spans)
+    return ("".join((*blocks, text[at:])), count) if count else (text, 0)
