@@ -9,6 +9,7 @@ _DOCUMENTS = "tests/gateway/api/test_documents.py::"
 _IDENTITY = "tests/tidegate/test_identity.py::"
 _KILLED_AGENTS = "tests/operations/test_agents.py::"
 _KILLED_KNOWLEDGE = "tests/operations/test_knowledge.py::"
+_SHARES = "tests/operations/test_knowledge_shares.py::"
 _LIVE = "tests/live/test_live.py::"
 _PARSING = "tests/rag/test_parsing.py::"
 _PRESETS = "tests/gateway/test_presets.py::"
@@ -107,7 +108,18 @@ ROOMS = (
         "documents.build", "platform", "Searches go on while an index is built; a query overtakes ingestion",
         _KILLED_KNOWLEDGE + "test_searches_go_on_while_an_index_is_built_even_if_the_build_is_killed",
         _SERVICE + "test_a_query_overtakes_ingestion",
+        "tests/operations/test_knowledge_size.py::test_ten_thousand_files_do_not_hold_the_event_loop",
         "tests/rag/test_embedding.py::test_a_query_waits_for_one_pass_of_ingestion_at_most_and_a_call_goes_before_ingestion",
+    ),
+    _needs(
+        "documents.shares", "platform", "Projects take turns: at the embedder, in builds, in the processes that read files",
+        _SHARES + "test_a_projects_files_do_not_wait_for_another_projects_queue",
+        _SHARES + "test_a_small_index_does_not_wait_for_another_projects_large_one",
+        "tests/rag/test_embedding.py::test_projects_take_turns_within_a_priority",
+    ),
+    _needs(
+        "documents.embedder", "platform", "Vectors of two embedders are never compared",
+        _SHARES + "test_another_embedder_embeds_everything_anew_and_no_search_mixes_the_two",
     ),
     _needs(
         "documents.spans", "platform", "Chunks keep exact character spans, page and heading",
