@@ -87,7 +87,8 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Door, F
 def _application(parts: Parts, log: JsonLog) -> FastAPI:
     app = build_app("Tidegate knowledge", log)
     app.state.parts = parts
-    for module in (files, vector_stores, embeddings, search):
+    # Before the stores: the path of a search over several stores looks like that of a store named `search`.
+    for module in (files, search, vector_stores, embeddings):
         app.include_router(module.router)
     return app
 

@@ -135,6 +135,13 @@ ROOMS = (
         _SERVICE + "test_words_count_as_well_as_meaning",
     ),
     _needs(
+        "documents.several", "platform", "Several stores are one search; results of searches are never merged by score",
+        _SERVICE + "test_several_stores_are_searched_as_one",
+        _SERVICE + "test_a_search_over_several_stores_names_stores_of_the_project_by_id",
+        _AGENTS + "test_file_search_looks_through_all_stores_in_one_search",
+        _TOOLS + "test_the_knowledge_tool_looks_through_all_stores_in_one_search",
+    ),
+    _needs(
         "documents.rights", "platform", "A project sees its own documents and no others",
         _SERVICE + "test_another_project_sees_nothing",
         _SERVICE + "test_the_same_name_in_two_projects_means_two_stores",

@@ -117,6 +117,37 @@ def test_openai_search_page(knowledge: Knowledge, handbook: str) -> None:
         assert answer.status_code == 400 and answer.json()["error"]["param"] in more
 
 
+SUBJECTS = {
+    "Eels are counted at dusk by two wardens.": "who counts the eels?",
+    "The granary holds rye until the spring sale.": "what is kept in the granary",
+    "Swans may not be fed inside the sluice.": "feeding swans",
+    "A rejected payment goes back within one day.": "when does a payment that was rejected go back",
+    "Ropes on the north pier are tarred every year.": "tarred ropes",
+    "The harbour master keeps the seals of the bonded store.": "where are the seals",
+    "Bells ring three times before a storm.": "warning of a storm",
+    "Pilots board ships at the outer buoy.": "where do pilots come aboard",
+}
+
+
+def test_several_stores_are_searched_as_one(knowledge: Knowledge) -> None:
+    """The passage that is found first in one large store is found first when every file has a store of its own."""
+    ids = [knowledge.file_id(f"{n}.md", text.encode()) for n, text in enumerate(SUBJECTS)]
+    whole, spread = knowledge.store("whole", *ids), [knowledge.store(f"part {n}", name) for n, name in enumerate(ids)]
+    for file_id, query in zip(ids, SUBJECTS.values(), strict=True):
+        for stores in ([whole], spread):
+            body = {"vector_store_ids": stores, "query": query, "max_num_results": 1}
+            page = knowledge.call("POST", "/v1/vector_stores/search", json=body).json()
+            assert page["object"] == "vector_store.search_results.page" and page["search_query"] == [query]
+            assert [hit["file_id"] for hit in page["data"]] == [file_id], query
+
+
+def test_a_search_over_several_stores_names_stores_of_the_project_by_id(knowledge: Knowledge) -> None:
+    mine, theirs = knowledge.store("here"), knowledge.store("there", project="other")
+    for stores, status in (([], 400), (["x"] * 1001, 400), ([mine, theirs], 404), (["here"], 404), ([mine], 200)):
+        body = {"vector_store_ids": stores, "query": "x"}
+        assert knowledge.call("POST", "/v1/vector_stores/search", json=body).status_code == status, stores[:2]
+
+
 # -- rights -----------------------------------------------------------------------------------------------------------
 
 
