@@ -1,5 +1,6 @@
 """From a question to passages: who may see what, both kinds of search, guardrails on what is found."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,8 +88,12 @@ class Retriever:
             found = await self._search(owner, question, query, vector)
             if search is not None:
                 search.set_attribute(names.PASSAGES, len(found))
-        passages = ((hit, row, self._screened(policy, hit.chunk)) for hit, row in found)
-        return [Passage(hit.store_id, row, chunk, hit.score) for hit, row, chunk in passages if chunk is not None]
+        passages = []
+        for hit, row in found:
+            if (chunk := self._screened(policy, hit.chunk)) is not None:
+                passages.append(Passage(hit.store_id, row, chunk, hit.score))
+            await asyncio.sleep(0)  # one chunk at a time: each takes less than a millisecond
+        return passages
 
     async def _search(self, owner: Owner, question: Question, query: str, vector: Vector) -> list[tuple[Hit, Row]]:
         """What the index holds, as far as the database says now that it may be shown."""

@@ -40,7 +40,7 @@ def add_embedded(store_url: str, directory: Path, store_id: str, chunks: int, se
         at += len(text) + 1
     whole = "\n".join(texts)
     shelf = Shelf(directory, OWNER)
-    shelf.put_document(file_id, ParsedDocument(whole, [Section(0, len(whole))]))
+    shelf.put_document(file_id, msgspec.msgpack.encode(ParsedDocument(whole, [Section(0, len(whole))])))
     shelf.put_segment(segment, Segment(made, vectors.tobytes()))
     job = {"store_id": store_id, "file_id": file_id, "segment": segment, "attributes": "{}", "chunking": chunking}
     asyncio.run(_rows(store_url, job, chunks))

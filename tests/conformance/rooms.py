@@ -96,6 +96,8 @@ ROOMS = (
         _PARSING + "test_a_document_that_needs_too_much_memory_is_given_up_and_the_next_is_read",
         _PARSING + "test_a_process_that_is_killed_costs_its_document_only",
         _PARSING + "test_a_caller_who_gives_up_leaves_no_process_behind",
+        _PARSING + "test_a_document_is_screened_where_it_is_read",
+        _PARSING + "test_screening_is_ended_by_the_time_limit",
         _PARSING + "test_kinds_that_nobody_reads_are_named_with_those_that_somebody_does",
     ),
     _needs(
@@ -116,6 +118,9 @@ ROOMS = (
         _SHARES + "test_a_projects_files_do_not_wait_for_another_projects_queue",
         _SHARES + "test_a_small_index_does_not_wait_for_another_projects_large_one",
         "tests/rag/test_embedding.py::test_projects_take_turns_within_a_priority",
+        _PARSING + "test_a_project_neither_holds_every_process_nor_waits_with_more_than_a_few_files",
+        _SERVICE + "test_digits_in_uploads_do_not_hold_up_another_projects_searches",
+        _SERVICE + "test_an_upload_of_a_client_that_leaves_is_read_no_further",
     ),
     _needs(
         "documents.embedder", "platform", "Vectors of two embedders are never compared",
@@ -157,6 +162,7 @@ ROOMS = (
     ),
     _needs(
         "documents.guardrails", "PCI DSS 3.4", "Guardrails read file names, documents, queries and what is retrieved",
+        _SERVICE + "test_a_card_number_over_table_cells_is_found_in_the_text_that_is_kept",
         _SERVICE + "test_a_card_number_is_refused_and_nowhere_kept",
         _SERVICE + "test_what_a_reader_does_not_see_is_not_kept",
         _SERVICE + "test_a_policy_that_masks_keeps_the_masked_text_with_true_spans",

@@ -5,13 +5,15 @@ import contextlib
 import itertools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 
-from tests.knowledge_stand import Knowledge
+from tests.knowledge_stand import Knowledge, timed
 from tests.stand import http, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -352,6 +354,61 @@ def test_passages_are_screened_by_the_policy_of_today(knowledge: Knowledge) -> N
     ]
     masked = str(knowledge.search(store_id, "slip", policy="mask", project="strict"))
     assert "4111 1111 1111 1111" not in masked and "of the slip" in masked
+
+
+def test_a_card_number_over_table_cells_is_found_in_the_text_that_is_kept(knowledge: Knowledge) -> None:
+    """Cells of one row stand in one line, so digits that are split over them are screened together."""
+    cells = "".join(f"<td>{group}</td>" for group in PAN.split())
+    answer = knowledge.upload("table.html", f"<table><tr>{cells}</tr></table>".encode())
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "content_filter", answer.text
+    assert on_disk(knowledge, PAN) == []
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_digits_in_uploads_do_not_hold_up_another_projects_searches(knowledge: Knowledge, handbook: str) -> None:
+    """Text that takes long to screen is screened apart: beside three such uploads a search takes little longer than alone."""
+
+    def search_s() -> float:
+        return min(timed(lambda: knowledge.search(handbook, "heron list"))[1] for _ in range(5))
+
+    alone, digits = search_s(), b"4000 0001 " * 300_000
+    with ThreadPoolExecutor(3) as pool:
+        uploads = [pool.submit(knowledge.upload, f"{n}.txt", digits, project="attacker") for n in range(3)]
+        beside = []
+        while not all(upload.done() for upload in uploads):
+            beside.append(timed(lambda: knowledge.search(handbook, "heron list"))[1])
+    print(
+        f"alone {alone * 1000:.0f} ms, beside {sorted(beside)[len(beside) // 2] * 1000:.0f} ms in {len(beside)} searches"
+    )
+    assert sorted(beside)[len(beside) // 2] < 10 * alone + 0.1
+
+
+def readers_of(knowledge: Knowledge) -> set[int]:
+    """Processes that read documents: what the process that forks them has begun."""
+
+    def children(pid: int) -> list[int]:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+
+    forkers = children(knowledge.process.popen.pid)
+    mine = [pid for pid in forkers if b"rag.parser_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return {child for pid in mine for child in children(pid)}
+
+
+def test_an_upload_of_a_client_that_leaves_is_read_no_further(knowledge: Knowledge) -> None:
+    knowledge.file_id("warm.txt", b"warm", project="leaver")
+    page = b"<p>a long page</p>" * 400_000
+    form = {"files": {"file": ("a.html", page)}, "data": {"purpose": "assistants"}}
+    headers, seen = knowledge.headers(project="leaver"), set[int]()
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(http.post, f"{knowledge.url}/v1/files", headers=headers, timeout=2, **form)
+        while not upload.done():
+            seen |= readers_of(knowledge)
+    assert isinstance(upload.exception(), httpx.TimeoutException)
+    wait_until(lambda: seen - readers_of(knowledge), 5, "the process that read the file to be killed")
+    assert knowledge.call("GET", "/v1/files", who={"project": "leaver"}).json()["data"][0]["filename"] == "warm.txt"
 
 
 # -- embeddings -------------------------------------------------------------------------------------------------------
