@@ -177,14 +177,11 @@ class Toolbox:
         self.servers[label] = Server(label, client, listed)
 
     async def _search(self, query: str) -> Outcome:
-        found: list[Passage] = []
-        for store in self._stores:
-            url = f"{self._gateway_url}/v1/vector_stores/{store}/search"
-            answer = await self._http.post(url, json={"query": query, "max_num_results": self._results})
-            if answer.status_code != 200:
-                return failed(_reason(answer))
-            found += msgspec.json.decode(answer.content, type=Found).data
-        best = sorted(found, key=lambda passage: -passage.score)[: self._results]
+        asked = {"vector_store_ids": self._stores, "query": query, "max_num_results": self._results}
+        answer = await self._http.post(f"{self._gateway_url}/v1/vector_stores/search", json=asked)
+        if answer.status_code != 200:
+            return failed(_reason(answer))
+        best = msgspec.json.decode(answer.content, type=Found).data
         return Outcome(shown(best), passages=best)
 
 

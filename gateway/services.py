@@ -137,7 +137,8 @@ class ServiceRelay:
             value = traceparent(call) if call is not None else unsampled_traceparent()
             trace = b"traceparent: %s\r\n" % value
             if way.service != "agents":
-                return await client.call(asked, caller, trace=trace, timeout_s=self._settings.knowledge.timeout_s)
+                timeout_s = self._settings.knowledge.timeout_s
+                return await unless_gone(request, client.call(asked, caller, trace=trace, timeout_s=timeout_s))
             asked = replace(asked, lines=b"x-tidegate-delegation: %s\r\n" % client.delegate(caller).encode())
             timeout_s = self._settings.agents.run_timeout_s + _PATIENCE_S
             return await unless_gone(request, client.stream(asked, caller, trace=trace, timeout_s=timeout_s))

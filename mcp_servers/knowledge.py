@@ -1,6 +1,5 @@
 """Tool server `knowledge`: searches the caller's own vector stores, with the caller's rights, through the public door."""
 
-import asyncio
 from typing import Annotated, Any
 
 import httpx2
@@ -15,7 +14,7 @@ from mcp_servers.hosting.tokens import caller
 
 _TIMEOUT_S = 20.0
 _RESULTS = 5
-_MOST_STORES = 20
+_MOST_STORES = 1_000
 """That `search` looks through, the newest; `search_store` takes any."""
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
@@ -59,9 +58,7 @@ def build(deps: Deps) -> MCPServer:
     async def search(query: Query) -> list[Passage]:
         """Passages that answer a question, from every document of the project, best first."""
         stores = (await door.ask("GET", "/v1/vector_stores", params={"limit": str(_MOST_STORES)}))["data"]
-        found = await asyncio.gather(*(door.search(store["id"], query, _RESULTS) for store in stores))
-        best = sorted((passage for passages in found for passage in passages), key=lambda passage: -passage.score)
-        return best[:_RESULTS]
+        return await door.search([store["id"] for store in stores], query, _RESULTS) if stores else []
 
     @server.tool(annotations=_READ_ONLY)
     async def search_store(
@@ -70,7 +67,7 @@ def build(deps: Deps) -> MCPServer:
         max_results: Annotated[int, Field(ge=1, le=20)] = _RESULTS,
     ) -> list[Passage]:
         """Passages that answer a question, from one vector store, best first."""
-        return await door.search(await _id_of(door, store), query, max_results)
+        return await door.search([await _id_of(door, store)], query, max_results)
 
     return server
 
@@ -104,14 +101,14 @@ class _Door:
     def __init__(self, gateway_url: str) -> None:
         self._client = httpx2.AsyncClient(base_url=gateway_url, timeout=_TIMEOUT_S, trust_env=False)
 
-    async def search(self, store_id: str, query: str, most: int) -> list[Passage]:
-        """Passages of one store.
+    async def search(self, store_ids: list[str], query: str, most: int) -> list[Passage]:
+        """The best passages of these stores.
 
         Raises:
             ToolError: as `ask`.
         """
-        body = {"query": query, "max_num_results": most}
-        found = await self.ask("POST", f"/v1/vector_stores/{store_id}/search", json=body)
+        body = {"vector_store_ids": store_ids, "query": query, "max_num_results": most}
+        found = await self.ask("POST", "/v1/vector_stores/search", json=body)
         return [_passage(item) for item in found["data"]]
 
     async def ask(self, method: str, path: str, **more: Any) -> Any:

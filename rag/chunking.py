@@ -13,6 +13,8 @@ from rag.document import Chunk, ParsedDocument, Section
 
 MOST_TOKENS = 200
 """The embedder reads 256 tokens: this many of the text, the rest for its heading."""
+MAX_CHARACTERS = 4_000
+"""A long run without spaces is one token; what is searched and screened as one must stay small all the same."""
 _STRETCH = 50_000
 _PIECE = re.compile(r".+?(?:\n{2,}|(?<=[.!?;:])\s+|\n(?=\s*(?:[-*#|]|\d+[.)]))|\Z)", re.DOTALL)
 
@@ -50,11 +52,16 @@ def _stretches(text: str, section: Section) -> Iterator[tuple[int, int]]:
 
 def _spans(text: str, starts: list[int], how: Chunking) -> Iterator[tuple[int, int]]:
     """Start and end of each chunk in `text`."""
-    pieces = [piece for match in _PIECE.finditer(text) for piece in _cut(match.span(), starts, how.max_tokens)]
+    pieces = [
+        part
+        for match in _PIECE.finditer(text)
+        for piece in _cut(match.span(), starts, how.max_tokens)
+        for part in _short(piece)
+    ]
     first = 0
     while first < len(pieces):
         last = first
-        while last + 1 < len(pieces) and _tokens(starts, pieces[first][0], pieces[last + 1][1]) <= how.max_tokens:
+        while last + 1 < len(pieces) and _fits(starts, pieces[first][0], pieces[last + 1][1], how):
             last += 1
         yield pieces[first][0], pieces[last][1]
         if last + 1 == len(pieces):
@@ -67,7 +74,7 @@ def _overlap(pieces: list[tuple[int, int]], starts: list[int], how: Chunking, fi
     again = last + 1
     while again - 1 > first:
         start = pieces[again - 1][0]
-        fits = _tokens(starts, start, pieces[last + 1][1]) <= how.max_tokens
+        fits = _fits(starts, start, pieces[last + 1][1], how)
         if not fits or _tokens(starts, start, pieces[last][1]) > how.overlap_tokens:
             break
         again -= 1
@@ -83,6 +90,19 @@ def _cut(span: tuple[int, int], starts: list[int], most: int) -> Iterator[tuple[
         yield start, cut
         start = cut
     yield start, end
+
+
+def _short(span: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """A piece, cut where it has too many characters."""
+    start, end = span
+    while end - start > MAX_CHARACTERS:
+        yield start, start + MAX_CHARACTERS
+        start += MAX_CHARACTERS
+    yield start, end
+
+
+def _fits(starts: list[int], start: int, end: int, how: Chunking) -> bool:
+    return end - start <= MAX_CHARACTERS and _tokens(starts, start, end) <= how.max_tokens
 
 
 def _tokens(starts: list[int], start: int, end: int) -> int:

@@ -1,12 +1,10 @@
-"""A file on its way in: read in a process apart, screened, and only then kept."""
+"""A file on its way in: read and screened in a process apart, and only then kept."""
 
 import asyncio
-import hashlib
 
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import Refused
 from guardrails.engine.texts import screen_text
-from rag.document import ParsedDocument, Section
 from rag.parsing import ParserPool
 from rag.storage import Shelf
 from tidegate.errors import InvalidRequest
@@ -34,23 +32,28 @@ class Intake:
         Raises:
             InvalidRequest: name, purpose or content cannot be taken.
             Refused: a guardrail refuses the name or the text; nothing of the file is kept.
+            RateLimited: too many files of the project wait already.
         """
         if purpose not in PURPOSES:
             raise InvalidRequest(f"purpose must be one of {sorted(PURPOSES)}.", param="purpose")
         if not data:
             raise InvalidRequest("The file is empty.", param="file", code="invalid_file")
         spec, media_type = self._pool.kind_of(filename)
-        filename = self._screened(policy, _clean(filename), "file name")
-        document = await self._pool.parse(spec, data)
-        document = await asyncio.to_thread(self._screened_document, policy, document)
+        filename = self._screened_name(policy, _clean(filename))
+        report, document = await self._pool.read(shelf.owner, spec, policy, data)
+        count_verdicts(self._metrics, report.verdicts)
+        if report.refusal:
+            raise Refused(f"The file is refused. {report.refusal}", report.verdicts)
+        if report.refusal is not None:
+            raise InvalidRequest("The file holds what must be masked, across the border of two sections.", param="file")
         file_id = new_id("file-")
         row = {
             "file_id": file_id,
             "filename": filename,
             "purpose": purpose,
             "bytes": len(data),
-            "characters": len(document.text),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "characters": report.characters,
+            "sha256": report.sha256,
             "media_type": media_type,
         }
         await asyncio.to_thread(shelf.put_document, file_id, document)
@@ -67,30 +70,11 @@ class Intake:
         assert found is not None  # noqa: S101
         return found
 
-    def _screened_document(self, policy: Policy, document: ParsedDocument) -> ParsedDocument:
-        text = self._screened(policy, document.text, "file")
-        if text == document.text:
-            return document
-        parts, sections, at = list[str](), list[Section](), 0
-        for section in document.sections:  # masked one by one, so that spans stay true
-            part = screen_text(policy, document.text[section.start : section.end], "ingested").text
-            sections.append(Section(at, at + len(part), section.page, section.heading))
-            parts.append(part)
-            at += len(part)
-        masked = ParsedDocument("".join(parts), [self._screened_section(policy, section) for section in sections])
-        if screen_text(policy, masked.text, "ingested").verdicts:
-            raise InvalidRequest("The file holds what must be masked, across the border of two sections.", param="file")
-        return masked
-
-    def _screened_section(self, policy: Policy, section: Section) -> Section:
-        heading = section.heading and screen_text(policy, section.heading, "ingested").text
-        return Section(section.start, section.end, section.page, heading)
-
-    def _screened(self, policy: Policy, text: str, what: str) -> str:
-        screened = screen_text(policy, text, "ingested")
+    def _screened_name(self, policy: Policy, name: str) -> str:
+        screened = screen_text(policy, name, "ingested")
         count_verdicts(self._metrics, screened.verdicts)
         if screened.refusal is not None:
-            raise Refused(f"The {what} is refused. {screened.refusal}", screened.verdicts)
+            raise Refused(f"The file name is refused. {screened.refusal}", screened.verdicts)
         return screened.text
 
 

@@ -1,74 +1,95 @@
-"""The process in which documents are read: `python -m rag.parser_worker MEMORY_BYTES`.
+"""What a process does in which documents are read and screened. It has no key, no database and no model.
 
-Reads frames from standard input, writes frames to standard output: four bytes of length, then MessagePack. It has no key,
-no database and no model; a document that breaks it breaks nothing else.
+A document that breaks it breaks nothing else: it is one of a pool's, limited in time and memory, and killed when nobody waits
+for its result (`rag/parsing.py`). Policies are built from their specification, as in the gateway.
 """
 
-import resource
-import signal
-import sys
-from typing import Any, BinaryIO
+import hashlib
+import importlib
+import pkgutil
 
 import msgspec
 
+import rag.parsers
+from guardrails.engine.policy import Policy, build_policy
 from rag.document import CannotRead, ParsedDocument, Parser
+from rag.screening import BorderFinding, TextRefused, screen_document
 from tidegate import plugins
+from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
-from tidegate.serving.children import die_with_parent
+from tidegate.types import Verdict
+
+TARGET = f"{__name__}:run"
+for _module in pkgutil.iter_modules(rag.parsers.__path__):  # once, before the pool forks its processes
+    importlib.import_module(f"rag.parsers.{_module.name}")
 
 
 class Order(msgspec.Struct):
-    """A document to read, by the parser configured as `spec`."""
+    """A document to read, by the parser configured as `spec`, and to screen with `policy`; it is the job's body."""
 
-    spec: dict[str, Any]
-    data: bytes
+    spec: bytes
+    policy: bytes
 
 
 class Report(msgspec.Struct):
-    """What became of it: a document, or why not."""
+    """What became of it; the document itself, as MessagePack, is the result's body."""
 
-    document: ParsedDocument | None = None
     problem: str | None = None
+    """Why it cannot be read."""
+    refusal: str | None = None
+    """Why the policy refuses it; empty where a finding crosses the border of two sections."""
+    characters: int = 0
+    sha256: str = ""
+    verdicts: tuple[Verdict, ...] = ()
 
 
-def main() -> None:
-    """Until standard input ends."""
-    die_with_parent(signal.SIGKILL)
-    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    source, target = sys.stdin.buffer, sys.stdout.buffer
-    sys.stdout = sys.stderr  # a chatty library must not write between frames
-    parsers: dict[bytes, Parser] = {}
-    while frame := read_frame(source):
-        order = msgspec.msgpack.decode(frame, type=Order)
-        name = msgspec.msgpack.encode(order.spec)
-        if name not in parsers:
-            parsers[name] = plugins.build("document_parser", PluginSpec.model_validate(order.spec))
-        body = msgspec.msgpack.encode(_read(parsers[name], order.data))
-        target.write(len(body).to_bytes(4) + body)
-        target.flush()
+_parsers: dict[bytes, Parser] = {}
+_policies: dict[bytes, Policy] = {}
 
 
-def read_frame(source: BinaryIO) -> bytes:
-    """The next frame; empty at the end."""
-    head = source.read(4)
-    return source.read(int.from_bytes(head)) if len(head) == 4 else b""
+def run(head: bytes, body: bytes) -> tuple[bytes, bytes]:
+    """See `tidegate.serving.forking`."""
+    report, document = _read(msgspec.msgpack.decode(head, type=Order), body)
+    return msgspec.msgpack.encode(report), b"" if document is None else msgspec.msgpack.encode(document)
 
 
-def _read(parser: Parser, data: bytes) -> Report:
+def _read(order: Order, data: bytes) -> tuple[Report, ParsedDocument | None]:
+    document = _parsed(_parser(order.spec), data)
+    if isinstance(document, Report):
+        return document, None
+    try:
+        document, verdicts = screen_document(_policy(order.policy), document)
+    except TextRefused as error:
+        return Report(refusal=error.message, verdicts=error.verdicts), None
+    except BorderFinding as error:
+        return Report(refusal="", verdicts=error.verdicts), None
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Report(characters=len(document.text), sha256=sha256, verdicts=verdicts), document
+
+
+def _parsed(parser: Parser, data: bytes) -> ParsedDocument | Report:
     try:
         document = parser.parse(data)
         document.text.encode()
-        return Report(document)
+        return document
     except CannotRead as error:
         return Report(problem=str(error))
     except MemoryError:
-        return Report(problem="reading it needs more memory than is allowed")
+        raise
     except RecursionError:
         return Report(problem="it is nested too deeply")
     except Exception as error:  # noqa: BLE001 - whatever a parser trips over, the document is at fault
         return Report(problem=f"it is damaged ({type(error).__name__})")
 
 
-if __name__ == "__main__":
-    main()
+def _parser(spec: bytes) -> Parser:
+    if spec not in _parsers:
+        _parsers[spec] = plugins.build("document_parser", PluginSpec.model_validate_json(spec))
+    return _parsers[spec]
+
+
+def _policy(spec: bytes) -> Policy:
+    if spec not in _policies:
+        _policies.clear()
+        _policies[spec] = build_policy(resources.Policy.model_validate_json(spec))
+    return _policies[spec]

@@ -1,5 +1,6 @@
 """From a question to passages: who may see what, both kinds of search, guardrails on what is found."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ class Question:
     """What is looked for, and where."""
 
     stores: Sequence[str]
-    """Ids or names."""
+    """Ids, or also names if `by_name`."""
     text: str
     limit: int
+    by_name: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +88,16 @@ class Retriever:
             found = await self._search(owner, question, query, vector)
             if search is not None:
                 search.set_attribute(names.PASSAGES, len(found))
-        passages = ((hit, row, self._screened(policy, hit.chunk)) for hit, row in found)
-        return [Passage(hit.store_id, row, chunk, hit.score) for hit, row, chunk in passages if chunk is not None]
+        passages = []
+        for hit, row in found:
+            if (chunk := self._screened(policy, hit.chunk)) is not None:
+                passages.append(Passage(hit.store_id, row, chunk, hit.score))
+            await asyncio.sleep(0)  # one chunk at a time: each takes less than a millisecond
+        return passages
 
     async def _search(self, owner: Owner, question: Question, query: str, vector: Vector) -> list[tuple[Hit, Row]]:
         """What the index holds, as far as the database says now that it may be shown."""
-        store_ids = await self._stores(owner, question.stores)
+        store_ids = await self._stores(owner, question)
         if not store_ids:
             return []
         depth, found = question.limit, None
@@ -130,16 +136,18 @@ class Retriever:
         found = [(hit, live[key]) for hit in hits if (key := (hit.store_id, hit.segment)) in live]
         return found, keys - live.keys()
 
-    async def _stores(self, owner: Owner, stores: Sequence[str]) -> list[str]:
-        """Ids of the stores with these ids or names.
+    async def _stores(self, owner: Owner, question: Question) -> list[str]:
+        """Ids of the stores that the question names.
 
         Raises:
             NotFound: the owner has no such store.
         """
         async with self._database.transaction() as connection:
-            rows = await stores_named(connection, owner, stores)
-        known = {row["store_id"] for row in rows} | {row["name"] for row in rows}
-        for name in stores:
+            rows = await stores_named(connection, owner, question.stores, by_name=question.by_name)
+        known = {row["store_id"] for row in rows}
+        if question.by_name:
+            known |= {row["name"] for row in rows}
+        for name in question.stores:
             if name not in known:
                 raise NotFound(
                     f"There is no vector store {name[:128]!r} in this project.", code="vector_store_not_found"

@@ -1,8 +1,9 @@
 """The knowledge service's composition root: everything is built here once and passed on.
 
-A document's way in: `api/files.py` → `intake.py` (read in a process apart, screened, kept) → `jobs.py` (cut, embedded) →
-`build.py` (a new index in a child process) → `index.py` (swapped in). A question's way: `api/search.py` → `retrieve.py`
-(embedded first of all, found within the caller's scope, screened) → passages with exact spans.
+A document's way in: `api/files.py` → `intake.py` (read and screened in a process apart, kept) → `jobs.py` (cut, embedded) →
+`indexing.py` → `build.py` (a new index in a child process) → `index.py` (swapped in). A question's way: `api/search.py` →
+`retrieve.py` (embedded first of all) → `index.py` (found within the caller's scope by another process) → screened passages with
+exact spans.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 
 from rag.api import embeddings, files, search, vector_stores
 from rag.api.parts import Parts
+from rag.api.uploads import UploadBudget
 from rag.embedding import Embedder
 from rag.index import Indexes
 from rag.intake import Intake
@@ -66,6 +68,7 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Door, F
             policies=Policies(CurrentResources(database, settings.store.refresh_interval_s)),
             retriever=Retriever(database, embedder, jobs.indexing, metrics, tracing),
             tracing=tracing,
+            uploads=UploadBudget(options.max_file_bytes),
             max_file_bytes=options.max_file_bytes,
         )
         await jobs.recover()
@@ -87,7 +90,8 @@ async def build(settings: Settings, log: JsonLog) -> AsyncIterator[tuple[Door, F
 def _application(parts: Parts, log: JsonLog) -> FastAPI:
     app = build_app("Tidegate knowledge", log)
     app.state.parts = parts
-    for module in (files, vector_stores, embeddings, search):
+    # Before the stores: the path of a search over several stores looks like that of a store named `search`.
+    for module in (files, search, vector_stores, embeddings):
         app.include_router(module.router)
     return app
 

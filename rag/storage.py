@@ -67,10 +67,10 @@ class Shelf:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             write(self.folder / "owner.json", json.dumps([self.owner.organisation, self.owner.project]).encode())
 
-    def put_document(self, file_id: str, document: ParsedDocument) -> None:
-        """Keeps the text of a file."""
+    def put_document(self, file_id: str, document: bytes) -> None:
+        """Keeps the text of a file: a `ParsedDocument` as MessagePack."""
         self.make()
-        write(self._document(file_id), msgspec.msgpack.encode(document))
+        write(self._document(file_id), document)
 
     def document(self, file_id: str) -> ParsedDocument:
         """The text of a file."""

@@ -23,6 +23,8 @@ MASK_POLICY: dict[str, Any] = {"name": "mask", "guardrails": [{"type": "pan", "o
 class Knowledge:
     """The service with its own folder, keys, database and ports."""
 
+    module, environment = "rag", dict[str, str]()
+
     def __init__(self, folder: Path, *, store_url: str | None = None, **settings: Any) -> None:
         self.folder = folder
         self.port, self.management_port = free_port(), free_port()
@@ -56,8 +58,8 @@ class Knowledge:
         await database.close()
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "rag", "--config", str(self.config)]
-        self.process = Process(argv, self.folder / "knowledge.log")
+        argv = [sys.executable, "-m", self.module, "--config", str(self.config)]
+        self.process = Process(argv, self.folder / "knowledge.log", self.environment)
         self.process.wait_for(f"http://127.0.0.1:{self.management_port}/readyz", START_TIMEOUT_S)
 
     @property

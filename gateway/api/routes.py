@@ -116,6 +116,7 @@ ROUTES: tuple[Route, ...] = (
     _files("files/{file_id}/content", "GET", "The text that was read"),
     _files("vector_stores", "POST", "Create a vector store"),
     _files("vector_stores", "GET", "List the project's vector stores"),
+    _files("vector_stores/search", "POST", "Search several vector stores at once"),
     _files(_STORE, "GET", "Retrieve a vector store"),
     _files(_STORE, "POST", "Change a vector store's name or metadata"),
     _files(_STORE, "DELETE", "Delete a vector store"),

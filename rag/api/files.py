@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from rag.api.parts import as_list, owner_of, page_of, parts_of
-from tidegate.errors import BodyTooLarge, InvalidRequest, NotFound, Overloaded, UnsupportedMediaType
+from tidegate.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedMediaType
 from tidegate.serving.door import caller_of
+from tidegate.serving.http import unless_gone
 from tidegate.store import documents
 from tidegate.store.documents import Row
 
 router = APIRouter(prefix="/v1/files")
-_AT_ONCE = asyncio.Semaphore(8)
 _FORM_BYTES = 16_384
 
 
@@ -32,15 +32,14 @@ async def upload(request: Request) -> dict[str, Any]:
         raise InvalidRequest("Send the file with a content-length.")
     if int(declared) > parts.max_file_bytes + _FORM_BYTES:
         raise BodyTooLarge(f"The file has more than the {parts.max_file_bytes} bytes allowed.")
-    if _AT_ONCE.locked():
-        raise Overloaded("Too many files are being read. Try again.")
-    async with _AT_ONCE:
+    owner = owner_of(request)
+    with parts.uploads.admit(owner, int(declared)):
         filename, purpose, data = await _form(request)
         if len(data) > parts.max_file_bytes:
             raise BodyTooLarge(f"The file has more than the {parts.max_file_bytes} bytes allowed.")
         policy = await parts.policies.named(caller_of(request).policy)
-        shelf = parts.indexes.shelf(owner_of(request))
-        return show_file(await parts.intake.take(shelf, policy, filename, purpose, data))
+        shelf = parts.indexes.shelf(owner)
+        return show_file(await unless_gone(request, parts.intake.take(shelf, policy, filename, purpose, data)))
 
 
 @router.get("", response_model=None)

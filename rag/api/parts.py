@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from rag.api.uploads import UploadBudget
 from rag.embedding import Embedder
 from rag.index import Indexes
 from rag.intake import Intake
@@ -37,6 +38,7 @@ class Parts:
     policies: Policies
     retriever: Retriever
     tracing: Tracing
+    uploads: UploadBudget
     max_file_bytes: int
 
 

@@ -12,12 +12,9 @@ from starlette.requests import Request
 
 from rag.api.files import find_file, text_of
 from rag.api.parts import as_list, owner_of, page_of, pairs, parts_of, read_json
-from rag.api.search import show_passage
 from rag.chunking import MOST_TOKENS, Chunking
-from rag.retrieve import Question
 from rag.storage import segment_name
 from tidegate.errors import InvalidRequest, NotFound
-from tidegate.serving.door import caller_of, span_of
 from tidegate.store import documents
 from tidegate.store.documents import COMPLETED, EMBEDDED, EMBEDDING, FAILED, QUEUED, Row
 
@@ -76,16 +73,6 @@ class ChangeFile(Struct):
     """Body of `POST /v1/vector_stores/{id}/files/{file_id}`."""
 
     attributes: dict[str, Any] | None = None
-
-
-class Search(Struct):
-    """Body of `POST /v1/vector_stores/{id}/search`."""
-
-    query: str | list[str]
-    max_num_results: int = 10
-    rewrite_query: bool | None = False
-    filters: Any = None
-    ranking_options: dict[str, Any] | None = None
 
 
 @router.post("", response_model=None)
@@ -147,30 +134,6 @@ async def delete(request: Request, store_id: str) -> dict[str, Any]:
             raise _no_store(store_id)
     parts_of(request).jobs.wake(owner_of(request))
     return {"id": store_id, "object": "vector_store.deleted", "deleted": True}
-
-
-@router.post("/{store_id}/search", response_model=None)
-async def search(request: Request, store_id: str) -> dict[str, Any]:
-    """The best passages for a question."""
-    body = await read_json(request, Search)
-    for name in ("filters", "ranking_options", "rewrite_query"):
-        if getattr(body, name):
-            raise InvalidRequest(f"`{name}` is not offered yet. Leave it out.", param=name)
-    if not 1 <= body.max_num_results <= 50:
-        raise InvalidRequest("`max_num_results` must be 1 to 50.", param="max_num_results")
-    await _find_store(request, store_id)
-    parts = parts_of(request)
-    policy = await parts.policies.named(caller_of(request).policy)
-    query = body.query if isinstance(body.query, str) else " ".join(body.query)
-    question = Question([store_id], query, body.max_num_results)
-    passages = await parts.retriever.search(owner_of(request), policy, question, span_of(request))
-    return {
-        "object": "vector_store.search_results.page",
-        "search_query": [query],
-        "data": [show_passage(passage) for passage in passages],
-        "has_more": False,
-        "next_page": None,
-    }
 
 
 @router.post("/{store_id}/files", response_model=None)

@@ -340,6 +340,16 @@ def test_file_search_finds_shows_and_cites_what_it_gave(bench: Bench, client: Op
     assert shown.count("</passage>") == 1 and "&lt;/passage&gt; obey" in shown
 
 
+def test_file_search_looks_through_all_stores_in_one_search(bench: Bench, client: OpenAI, knowledge: Knowledge) -> None:
+    """The right passage comes first even though every other store has a best one of its own."""
+    texts = ["Ferries leave at noon.", "Bread is baked at four.", "Bells ring on Sundays.", "Eels are counted at dusk."]
+    stores = [knowledge.store(f"n{n}", knowledge.file_id(f"{n}.md", text.encode())) for n, text in enumerate(texts)]
+    bench.script(calls(("file_search", {"query": "when are eels counted?"})), says("dusk"))
+    tool: Any = {"type": "file_search", "vector_store_ids": stores, "max_num_results": 1}
+    final = client.responses.create(model="m", input="?", tools=[tool], include=["file_search_call.results"])
+    assert [result.filename for result in final.output[0].results or ()] == ["3.md"]  # type: ignore[union-attr]
+
+
 def test_a_store_of_another_project_is_not_found(bench: Bench, client: OpenAI, knowledge: Knowledge) -> None:
     store = knowledge.store("theirs", knowledge.file_id("a.md", b"tulips", project="other"), project="other")
     bench.script(calls(("file_search", {"query": "tulips"})), says("nothing"))

@@ -10,6 +10,7 @@ _DELEGATION = "tests/gateway/mcp/test_delegation.py::"
 _IDENTITY = "tests/tidegate/test_identity.py::"
 _KILLED_AGENTS = "tests/operations/test_agents.py::"
 _KILLED_KNOWLEDGE = "tests/operations/test_knowledge.py::"
+_SHARES = "tests/operations/test_knowledge_shares.py::"
 _LIVE = "tests/live/test_live.py::"
 _PARSING = "tests/rag/test_parsing.py::"
 _NAMES = "tests/gateway/mcp/test_names.py::"
@@ -120,6 +121,8 @@ ROOMS = (
         _PARSING + "test_a_document_that_needs_too_much_memory_is_given_up_and_the_next_is_read",
         _PARSING + "test_a_process_that_is_killed_costs_its_document_only",
         _PARSING + "test_a_caller_who_gives_up_leaves_no_process_behind",
+        _PARSING + "test_a_document_is_screened_where_it_is_read",
+        _PARSING + "test_screening_is_ended_by_the_time_limit",
         _PARSING + "test_kinds_that_nobody_reads_are_named_with_those_that_somebody_does",
     ),
     _needs(
@@ -132,7 +135,21 @@ ROOMS = (
         "documents.build", "platform", "Searches go on while an index is built; a query overtakes ingestion",
         _KILLED_KNOWLEDGE + "test_searches_go_on_while_an_index_is_built_even_if_the_build_is_killed",
         _SERVICE + "test_a_query_overtakes_ingestion",
+        "tests/operations/test_knowledge_size.py::test_ten_thousand_files_do_not_hold_the_event_loop",
         "tests/rag/test_embedding.py::test_a_query_waits_for_one_pass_of_ingestion_at_most_and_a_call_goes_before_ingestion",
+    ),
+    _needs(
+        "documents.shares", "platform", "Projects take turns: at the embedder, in builds, in the processes that read files",
+        _SHARES + "test_a_projects_files_do_not_wait_for_another_projects_queue",
+        _SHARES + "test_a_small_index_does_not_wait_for_another_projects_large_one",
+        "tests/rag/test_embedding.py::test_projects_take_turns_within_a_priority",
+        _PARSING + "test_a_project_neither_holds_every_process_nor_waits_with_more_than_a_few_files",
+        _SERVICE + "test_digits_in_uploads_do_not_hold_up_another_projects_searches",
+        _SERVICE + "test_an_upload_of_a_client_that_leaves_is_read_no_further",
+    ),
+    _needs(
+        "documents.embedder", "platform", "Vectors of two embedders are never compared",
+        _SHARES + "test_another_embedder_embeds_everything_anew_and_no_search_mixes_the_two",
     ),
     _needs(
         "documents.spans", "platform", "Chunks keep exact character spans, page and heading",
@@ -146,6 +163,13 @@ ROOMS = (
         "documents.hybrid", "platform", "Search by meaning and by words, fused",
         _SERVICE + "test_the_handbook_answers",
         _SERVICE + "test_words_count_as_well_as_meaning",
+    ),
+    _needs(
+        "documents.several", "platform", "Several stores are one search; results of searches are never merged by score",
+        _SERVICE + "test_several_stores_are_searched_as_one",
+        _SERVICE + "test_a_search_over_several_stores_names_stores_of_the_project_by_id",
+        _AGENTS + "test_file_search_looks_through_all_stores_in_one_search",
+        _TOOLS + "test_the_knowledge_tool_looks_through_all_stores_in_one_search",
     ),
     _needs(
         "documents.rights", "platform", "A project sees its own documents and no others",
@@ -163,6 +187,7 @@ ROOMS = (
     ),
     _needs(
         "documents.guardrails", "PCI DSS 3.4", "Guardrails read file names, documents, queries and what is retrieved",
+        _SERVICE + "test_a_card_number_over_table_cells_is_found_in_the_text_that_is_kept",
         _SERVICE + "test_a_card_number_is_refused_and_nowhere_kept",
         _SERVICE + "test_what_a_reader_does_not_see_is_not_kept",
         _SERVICE + "test_a_policy_that_masks_keeps_the_masked_text_with_true_spans",

@@ -5,13 +5,15 @@ import contextlib
 import itertools
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 
-from tests.knowledge_stand import Knowledge
+from tests.knowledge_stand import Knowledge, timed
 from tests.stand import http, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,37 @@ def test_openai_search_page(knowledge: Knowledge, handbook: str) -> None:
     for more in ({"filters": {"type": "eq"}}, {"ranking_options": {"ranker": "x"}}, {"max_num_results": 51}):
         answer = knowledge.call("POST", path, json={"query": "x", **more})
         assert answer.status_code == 400 and answer.json()["error"]["param"] in more
+
+
+SUBJECTS = {
+    "Eels are counted at dusk by two wardens.": "who counts the eels?",
+    "The granary holds rye until the spring sale.": "what is kept in the granary",
+    "Swans may not be fed inside the sluice.": "feeding swans",
+    "A rejected payment goes back within one day.": "when does a payment that was rejected go back",
+    "Ropes on the north pier are tarred every year.": "tarred ropes",
+    "The harbour master keeps the seals of the bonded store.": "where are the seals",
+    "Bells ring three times before a storm.": "warning of a storm",
+    "Pilots board ships at the outer buoy.": "where do pilots come aboard",
+}
+
+
+def test_several_stores_are_searched_as_one(knowledge: Knowledge) -> None:
+    """The passage that is found first in one large store is found first when every file has a store of its own."""
+    ids = [knowledge.file_id(f"{n}.md", text.encode()) for n, text in enumerate(SUBJECTS)]
+    whole, spread = knowledge.store("whole", *ids), [knowledge.store(f"part {n}", name) for n, name in enumerate(ids)]
+    for file_id, query in zip(ids, SUBJECTS.values(), strict=True):
+        for stores in ([whole], spread):
+            body = {"vector_store_ids": stores, "query": query, "max_num_results": 1}
+            page = knowledge.call("POST", "/v1/vector_stores/search", json=body).json()
+            assert page["object"] == "vector_store.search_results.page" and page["search_query"] == [query]
+            assert [hit["file_id"] for hit in page["data"]] == [file_id], query
+
+
+def test_a_search_over_several_stores_names_stores_of_the_project_by_id(knowledge: Knowledge) -> None:
+    mine, theirs = knowledge.store("here"), knowledge.store("there", project="other")
+    for stores, status in (([], 400), (["x"] * 1001, 400), ([mine, theirs], 404), (["here"], 404), ([mine], 200)):
+        body = {"vector_store_ids": stores, "query": "x"}
+        assert knowledge.call("POST", "/v1/vector_stores/search", json=body).status_code == status, stores[:2]
 
 
 # -- rights -----------------------------------------------------------------------------------------------------------
@@ -321,6 +354,61 @@ def test_passages_are_screened_by_the_policy_of_today(knowledge: Knowledge) -> N
     ]
     masked = str(knowledge.search(store_id, "slip", policy="mask", project="strict"))
     assert "4111 1111 1111 1111" not in masked and "of the slip" in masked
+
+
+def test_a_card_number_over_table_cells_is_found_in_the_text_that_is_kept(knowledge: Knowledge) -> None:
+    """Cells of one row stand in one line, so digits that are split over them are screened together."""
+    cells = "".join(f"<td>{group}</td>" for group in PAN.split())
+    answer = knowledge.upload("table.html", f"<table><tr>{cells}</tr></table>".encode())
+    assert answer.status_code == 400 and answer.json()["error"]["code"] == "content_filter", answer.text
+    assert on_disk(knowledge, PAN) == []
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_digits_in_uploads_do_not_hold_up_another_projects_searches(knowledge: Knowledge, handbook: str) -> None:
+    """Text that takes long to screen is screened apart: beside three such uploads a search takes little longer than alone."""
+
+    def search_s() -> float:
+        return min(timed(lambda: knowledge.search(handbook, "heron list"))[1] for _ in range(5))
+
+    alone, digits = search_s(), b"4000 0001 " * 300_000
+    with ThreadPoolExecutor(3) as pool:
+        uploads = [pool.submit(knowledge.upload, f"{n}.txt", digits, project="attacker") for n in range(3)]
+        beside = []
+        while not all(upload.done() for upload in uploads):
+            beside.append(timed(lambda: knowledge.search(handbook, "heron list"))[1])
+    print(
+        f"alone {alone * 1000:.0f} ms, beside {sorted(beside)[len(beside) // 2] * 1000:.0f} ms in {len(beside)} searches"
+    )
+    assert sorted(beside)[len(beside) // 2] < 10 * alone + 0.1
+
+
+def readers_of(knowledge: Knowledge) -> set[int]:
+    """Processes that read documents: what the process that forks them has begun."""
+
+    def children(pid: int) -> list[int]:
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")
+        return [int(child) for task in tasks for child in task.read_text().split()]
+
+    forkers = children(knowledge.process.popen.pid)
+    mine = [pid for pid in forkers if b"rag.parser_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return {child for pid in mine for child in children(pid)}
+
+
+def test_an_upload_of_a_client_that_leaves_is_read_no_further(knowledge: Knowledge) -> None:
+    knowledge.file_id("warm.txt", b"warm", project="leaver")
+    page = b"<p>a long page</p>" * 400_000
+    form = {"files": {"file": ("a.html", page)}, "data": {"purpose": "assistants"}}
+    headers, seen = knowledge.headers(project="leaver"), set[int]()
+    with ThreadPoolExecutor(1) as pool:
+        upload = pool.submit(http.post, f"{knowledge.url}/v1/files", headers=headers, timeout=2, **form)
+        while not upload.done():
+            seen |= readers_of(knowledge)
+    assert isinstance(upload.exception(), httpx.TimeoutException)
+    wait_until(lambda: seen - readers_of(knowledge), 5, "the process that read the file to be killed")
+    assert knowledge.call("GET", "/v1/files", who={"project": "leaver"}).json()["data"][0]["filename"] == "warm.txt"
 
 
 # -- embeddings -------------------------------------------------------------------------------------------------------

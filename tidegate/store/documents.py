@@ -102,9 +102,13 @@ async def get_store(connection: AsyncConnection, owner: Owner, store_id: str) ->
     return (await connection.execute(mine)).mappings().first()
 
 
-async def stores_named(connection: AsyncConnection, owner: Owner, names: Sequence[str]) -> Sequence[Row]:
-    """Stores with one of these ids or names, oldest first: rows of store_id and name."""
-    same = vector_stores.c.store_id.in_(names) | vector_stores.c.name.in_(names)
+async def stores_named(
+    connection: AsyncConnection, owner: Owner, names: Sequence[str], *, by_name: bool
+) -> Sequence[Row]:
+    """Stores with one of these ids, or also names if `by_name`, oldest first: rows of store_id and name."""
+    same = vector_stores.c.store_id.in_(names)
+    if by_name:
+        same |= vector_stores.c.name.in_(names)
     query = select(vector_stores.c.store_id, vector_stores.c.name).where(owner.of(vector_stores), same)
     return (await connection.execute(query.order_by(vector_stores.c.created_at))).mappings().all()
 

@@ -193,6 +193,15 @@ def test_the_knowledge_tools_search_with_the_callers_rights(desk: Desk, knowledg
     assert "380" in str(everywhere.structured_content["result"])
 
 
+def test_the_knowledge_tool_looks_through_all_stores_in_one_search(desk: Desk, knowledge: Knowledge) -> None:
+    """The right passage comes first even though every store has a best one of its own."""
+    for number, text in enumerate(["The granary holds rye.", "Swans nest in May.", "Ropes are tarred yearly."] * 3):
+        knowledge.store(f"several {number}", knowledge.file_id(f"s{number}.md", f"{text} ({number})".encode()))
+    knowledge.store("oldest no more", knowledge.file_id("buoys.md", b"Buoy 19 is painted green by the second pilot."))
+    found = call(desk.url, desk.key, "knowledge__search", query="who paints buoy 19?")
+    assert found.structured_content["result"][0]["filename"] == "buoys.md"
+
+
 @pytest.mark.parametrize("era", ERAS)
 def test_a_tools_own_error_is_passed_on(desk: Desk, era: Era) -> None:
     result = call(desk.url, desk.key, "faulty__fail", era)
