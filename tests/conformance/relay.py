@@ -192,6 +192,7 @@ RELAY = (
         "Hostile and broken requests are refused in clear words, and nobody else notices",
         (
             "tests/gateway/test_hostile.py::test_what_two_servers_may_read_in_two_ways_is_refused",
+            "tests/operations/test_fuzz_http.py::test_mutated_requests_are_read_as_h11_reads_them_or_refused",
             "tests/gateway/test_hostile.py::test_an_old_version_knows_no_chunks_and_a_new_one_needs_a_host",
             "tests/gateway/test_hostile.py::test_a_trailer_is_no_header",
             "tests/gateway/test_hostile.py::test_heads_and_what_is_no_body_are_bounded",

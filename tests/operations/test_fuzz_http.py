@@ -7,6 +7,7 @@ import asyncio
 import base64
 import os
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ TARGETS = [
     b"/", b"/v1/chat/completions", b"/v1%2Fchat", b"/a?b=c#d", b"*", b"http://x/a", b"x:443", b"//x/a", b"/\xff", b"/a b",
     b"/\x7f", b"/a\t", b"", b"/%00", b"/..//.", b"?q", b"/[x]", b"/a\\b",
 ]  # fmt: skip
-VERSIONS = [b"HTTP/1.1"] * 12 + [
+VERSIONS = [b"HTTP/1.1"] * 40 + [
     b"HTTP/1.0",
     b"HTTP/1.0",
     b"HTTP/0.9",
@@ -62,7 +63,7 @@ VALUES = [b"", b"a", b" a ", b"\ta\t", b"5", b"0", b"+5", b"-1", b"0x5", b"5, 5"
           b"chunked, chunked", b"gzip, chunked", b"chunked, identity", b"identity", b"chunked;q=1", b",chunked", b"\x0bchunked",
           b"close", b"keep-alive", b"upgrade", b"close, upgrade", b"h2c", b"websocket", b"100-continue", b"a\x00b", b"a\rb",
           b"a\nb",          b"a\xffb", b"a\x7fb", b"18446744073709551621", b"5\x0b", b"x" * 300]  # fmt: skip
-ENDS = [b"\r\n"] * 30 + [b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n "]
+ENDS = [b"\r\n"] * 150 + [b"\n", b"\r", b"\r\r\n", b"\n\r", b"\r\n "]
 SIZES = [
     b"%x",
     b"%X",
@@ -133,23 +134,34 @@ class Expected:
 
 @dataclass
 class Outcome:
-    """What the server did with the bytes: requests by its own report, bytes it sent, how the connection ended."""
+    """What the server did: the client's port, the bytes that came back, and whether the connection never ended."""
 
     port: int
-    received: bytes = b""
-    closed_by_server: bool = False
-    hung: bool = False
+    received: bytes
+    hung: bool
+    reset: bool
+    """The server closed while more was sent, which may cost the client the last response."""
 
 
-Leniency = Callable[[bytes, Reading], bool]
-LENIENCIES: dict[str, Leniency] = {}
-"""Why the server may read a request that h11 rejects; each is no second reading, since h11 has none."""
+def _single_spaces(wire: bytes, reading: Reading) -> bytes:
+    """The bytes with single spaces in the request lines that are this reading's."""
+    method, target = (re.escape(text.encode("latin-1")) for text in (reading.method, reading.target))
+    return re.sub(rb"(%b) +(%b) +HTTP/1\.(?=[01]\r?\n)" % (method, target), rb"\1 \2 HTTP/1.", wire)
+
+
+LENIENCIES: dict[str, Callable[[bytes, Reading], bytes]] = {
+    # The parser skips them and does not say where a request line begins; a whole line elsewhere in the same piece hides it.
+    "several spaces in the request line of a request that came in one piece with the one before": _single_spaces,
+}
+"""Where the server may read a request that h11 rejects: as h11 would read the bytes once they are rewritten, and never the
+first request of a connection.
+"""
 
 
 def mutated(rng: random.Random) -> bytes:
     """One or more requests, most of them almost valid."""
     wire = b"".join(_request(rng) for _ in range(rng.choice((1, 1, 1, 2, 3))))
-    for _ in range(rng.choice((0, 0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 0, 1, 2))):
         at = rng.randrange(len(wire) + 1)
         match rng.randrange(4):
             case 0:
@@ -180,12 +192,12 @@ def _request(rng: random.Random) -> bytes:
         body = _chunks(rng, body)
     else:
         body = b""
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1, 2))):
         name = rng.choice(FRAMING) if rng.random() < 0.4 else rng.choice(NAMES)
         lines.append(name + _colon(rng) + rng.choice(VALUES))
     rng.shuffle(lines)
     gap = _rarely(rng, b" ", [b"  ", b"\t", b" \t", b"\x0b", b""], 0.04)
-    method, target = _rarely(rng, b"POST", METHODS, 0.3), _rarely(rng, b"/v1/chat/completions", TARGETS, 0.2)
+    method, target = _rarely(rng, b"POST", METHODS, 0.15), _rarely(rng, b"/v1/chat/completions", TARGETS, 0.12)
     first = method + gap + target + _rarely(rng, b" ", [b"  ", b"\t", b""], 0.04) + rng.choice(VERSIONS)
     blank = _rarely(rng, b"", [b"\r\n", b"\n", b"\r\n\r\n", b" \r\n"], 0.05)
     head = b"".join(line + rng.choice(ENDS) for line in [first, *lines])
@@ -211,101 +223,138 @@ def _chunks(rng: random.Random, body: bytes) -> bytes:
 
 
 def read_by_h11(wire: bytes) -> Expected:
-    """The requests that h11 finds."""
-    found = Expected()
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_INCOMPLETE_BYTES)
-    connection.receive_data(wire)
-    body = b""
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers]
-                found.readings.append(Reading(event.method.decode("latin-1"), event.target.decode("latin-1"), headers))
-                body = b""
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                found.readings[-1].body = body
-                # a CONNECT that succeeds would end HTTP; the server under test has none that does
-                connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
-                connection.send(h11.EndOfMessage())
-                if connection.our_state is not h11.DONE:
-                    found.ended = True
-                    return found
-                connection.start_next_cycle()
-            else:
+    """The requests that h11 finds; it knows no blank lines before a request, which RFC 9112 section 2.2 allows."""
+    found, rest = Expected(), wire
+    while rest := rest.lstrip(b"\r\n"):
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_INCOMPLETE_BYTES)
+        connection.receive_data(rest)
+        try:
+            if not _read_one(connection, found.readings):
                 return found
-    except h11.RemoteProtocolError:
-        found.rejected = True
+        except h11.RemoteProtocolError:
+            found.rejected = True
+            return found
+        if connection.our_state is not h11.DONE:
+            found.ended = True
+            return found
+        rest = connection.trailing_data[0]
     return found
 
 
+def _read_one(connection: h11.Connection, readings: list[Reading]) -> bool:
+    """Reads the next request; whether it was there to its end."""
+    body = b""
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Request):
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("h11 reads any version as 1.1; a server need not")
+            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in event.headers]
+            readings.append(Reading(event.method.decode("latin-1"), event.target.decode("latin-1"), headers))
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        else:
+            return False
+    readings[-1].body = body
+    # a CONNECT that succeeds would end HTTP; the server under test has none that does
+    connection.send(h11.Response(status_code=404, headers=[("content-length", "0")]))
+    connection.send(h11.EndOfMessage())
+    return True
+
+
+class Client(asyncio.Protocol):
+    """A connection that keeps every byte, also those before a reset."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.changed = asyncio.Event()
+        self.closed = self.reset = False
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self.received += data
+        self.changed.set()
+
+    def eof_received(self) -> None:
+        """See asyncio.Protocol; the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self.closed, self.reset = True, exc is not None
+        self.changed.set()
+
+    async def wait(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Waits until `done()` or the end; false if the connection was silent for so long."""
+        while not (self.closed or done()):
+            self.changed.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.changed.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    @property
+    def answers(self) -> int:
+        """Responses of the application so far."""
+        return self.received.count(b"HTTP/1.1 200")
+
+
 async def talk(port: int, wire: bytes, cuts: list[int], expected: Expected) -> Outcome:
-    """Sends the bytes in pieces; what came back."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    outcome = Outcome(writer.get_extra_info("sockname")[1])
+    """Sends the bytes in pieces, waits for the responses, closes its side, waits for the server to close the other."""
+    transport, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", port)
+    own_port = transport.get_extra_info("sockname")[1]
     try:
         at = 0
         for cut in [*cuts, len(wire)]:
-            writer.write(wire[at:cut])
+            if not client.closed:
+                transport.write(wire[at:cut])
             await asyncio.sleep(0)
             at = cut
-        await _read(reader, outcome, expected)
-        if not outcome.closed_by_server:
-            writer.write_eof()
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                while data := await reader.read(65536):
-                    outcome.received += data
-    except TimeoutError:
-        outcome.hung = True
-    except OSError:
-        outcome.closed_by_server = True
+        if expected.complete:
+            await client.wait(lambda: client.answers >= expected.complete, CLOSE_TIMEOUT_S)
+        if expected.rejected or expected.ended or not expected.complete:
+            await client.wait(lambda: False, MORE_TIMEOUT_S)
+        if not client.closed:
+            transport.write_eof()
+        closed = await client.wait(lambda: False, CLOSE_TIMEOUT_S)
+        return Outcome(own_port, bytes(client.received), hung=not closed, reset=client.reset)
     finally:
-        writer.transport.abort()
-    return outcome
-
-
-async def _read(reader: asyncio.StreamReader, outcome: Outcome, expected: Expected) -> None:
-    """Until every request has its response, the server closes, or is silent."""
-    wait_s = CLOSE_TIMEOUT_S if expected.complete else MORE_TIMEOUT_S
-    while outcome.received.count(b"HTTP/1.1 200") < expected.complete or expected.rejected or expected.ended:
-        try:
-            async with asyncio.timeout(wait_s):
-                data = await reader.read(65536)
-        except TimeoutError:
-            return
-        if not data:
-            outcome.closed_by_server = True
-            return
-        outcome.received += data
-        if outcome.received.count(b"HTTP/1.1 200") >= expected.complete:
-            wait_s = MORE_TIMEOUT_S
+        transport.abort()
 
 
 def fault_of(wire: bytes, expected: Expected, outcome: Outcome, readings: list[Reading]) -> str | None:
     """What is wrong, if anything."""
     if outcome.hung:
         return "the connection hangs"
-    answers = outcome.received.count(b"HTTP/1.1 200")
-    errors = outcome.received.count(b"HTTP/1.1 4") + outcome.received.count(b"HTTP/1.1 5")
     if b"HTTP/1.1 5" in outcome.received:
         return "the server failed"
-    if answers < expected.complete and not errors:
+    answers, last = outcome.received.count(b"HTTP/1.1 200"), b"connection: close" in outcome.received
+    if answers < expected.complete and not (last or outcome.reset):
         return f"{expected.complete - answers} requests without a response"
     for number, ours in enumerate(readings):
         theirs = expected.readings[number] if number < len(expected.readings) else None
         if ours.body is None and (theirs is None or not _same_head(ours, theirs)):
             continue  # refused before its end
         fault = _differs(ours, theirs)
-        if fault and not any(allows(wire, ours) for allows in LENIENCIES.values()):
+        if fault and not (number and _is_allowed(wire, number, ours)):
             return f"request {number + 1}: {fault}"
     return None
 
 
+def _is_allowed(wire: bytes, number: int, ours: Reading) -> bool:
+    for rewritten in LENIENCIES.values():
+        readings = read_by_h11(rewritten(wire, ours)).readings
+        if number < len(readings) and not _differs(ours, readings[number]):
+            return True
+    return False
+
+
 def _same_head(ours: Reading, theirs: Reading) -> bool:
-    stripped = [(name, value.strip(" \t")) for name, value in ours.headers]
-    return (ours.method, ours.target, stripped) == (theirs.method, theirs.target, theirs.headers)
+    headers = [(name, value.strip(" \t")) for name, value in ours.headers]
+    headers = [
+        (name, value.lower() if name == "transfer-encoding" else value) for name, value in headers
+    ]  # as h11 does
+    return (ours.method, ours.target, headers) == (theirs.method, theirs.target, theirs.headers)
 
 
 def _differs(ours: Reading, theirs: Reading | None) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from guardrails.engine.policy import build_policy
 from rag.document import ParsedDocument
 from rag.parsing import ParserPool, Unreadable
+from tests.stand import wait_until
 from tidegate.config.resources import Policy
 from tidegate.config.settings import ParserPoolSettings, PluginSpec
 from tidegate.errors import RateLimited
@@ -33,6 +34,10 @@ def with_pool(work: Callable[[ParserPool], Awaitable[Any]], **settings: Any) -> 
             await pool.close()
 
     return asyncio.run(run())
+
+
+def wait_until_ended(pid: int) -> None:
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of the process")
 
 
 async def parse(pool: ParserPool, spec: PluginSpec, data: bytes, owner: Owner = ONE) -> ParsedDocument:
@@ -116,8 +121,7 @@ def test_a_caller_who_gives_up_leaves_no_process_behind() -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        while os.path.exists(f"/proc/{pid}"):
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until_ended, pid)
 
     with_pool(work)
 
@@ -144,7 +148,7 @@ def test_screening_is_ended_by_the_time_limit() -> None:
 
     async def work(pool: ParserPool) -> None:
         await parse(pool, TEXT, b"warm")
-        with pytest.raises(Unreadable, match="longer than the 1 s allowed|more memory"):
+        with pytest.raises(Unreadable, match=r"longer than the 1 s allowed|more memory"):
             await pool.read(ONE, TEXT, STRICT, digits)
         assert (await parse(pool, TEXT, b"next")).text == "next"
 

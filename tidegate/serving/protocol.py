@@ -47,8 +47,8 @@ class Http1(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_deaf", "_drained", "_fields_bytes", "_head", "_headers", "_idle_bytes", "_in_head", "_lingers", "_parser",
-        "_queue", "_reading", "_reading_paused", "_refusal", "_resumed", "_serving", "_since", "_taken_at", "_target",
+        "_begins_head", "_deaf", "_drained", "_fields_bytes", "_head", "_headers", "_idle_bytes", "_in_head", "_lingers",
+        "_parser", "_queue", "_reading", "_reading_paused", "_refusal", "_resumed", "_serving", "_since", "_taken_at", "_target",
         "_untaken_bytes", "loop", "server", "transport", "write_paused",
     )  # fmt: skip
 
@@ -63,6 +63,8 @@ class Http1(asyncio.Protocol):
         self._target = b""
         self._head = b""
         """The bytes in which the request line of the current head stands."""
+        self._begins_head = True
+        """`_head` begins with that line, not with the end of another request."""
         self._in_head = True
         self._since = self.loop.time()
         """Loop time since when a head, or the next request, is waited for."""
@@ -111,7 +113,10 @@ class Http1(asyncio.Protocol):
         if self._deaf or self._parser is None:
             return
         self._idle_bytes += len(data)
-        self._head = self._head + data if self._head else data
+        if self._head:
+            self._head += data
+        else:
+            self._head, self._begins_head = data, self._reading is None
         try:
             self._feed(data)
         except httptools.HttpParserError:
@@ -155,11 +160,13 @@ class Http1(asyncio.Protocol):
         headers, parser = self._headers, self._parser
         assert parser is not None  # noqa: S101 - it calls
         self._headers = []  # trailers end here
-        fields, modern = dict(headers), parser.get_http_version() == "1.1"
+        fields, version = dict(headers), parser.get_http_version()
+        modern = version == "1.1"
         method = parser.get_method()
         self._refusal = self._fault(headers, fields, modern)
-        if self._refusal is None and b"%s %s HTTP/1." % (method, self._target) not in self._head:
-            self._refusal = InvalidRequest("The request line must have single spaces between its three parts.")
+        if self._refusal is None and not (version in ("1.0", "1.1") and self._has_single_spaces(method)):
+            self._refusal = InvalidRequest("The request line must be a method, a target and HTTP/1.1, one space apart.")
+        self._begins_head = False
         if self._refusal is not None:
             raise self._refusal
         call = self._reading = Call(
@@ -220,7 +227,7 @@ class Http1(asyncio.Protocol):
         """The answer is complete: on to the next request, or the end of the connection."""
         self._serving = None
         self._since, self._untaken_bytes = self.loop.time(), 0
-        if not call.more:
+        if self._reading is call and not call.more:
             self._reading = None  # nothing of it is needed until the next request
         if not call.keep_alive:
             self._end(unread=call.more or self._deaf)
@@ -361,6 +368,14 @@ class Http1(asyncio.Protocol):
             if twice:
                 return InvalidRequest(f"The request must have one `{twice[0]}` header at most.")
         return None
+
+    def _has_single_spaces(self, method: bytes) -> bool:
+        """Whether the request line is as RFC 9112 section 3 has it; the parser skips more spaces.
+
+        The parser does not say where a pipelined request begins, so its line is only looked for.
+        """
+        line = b"%s %s HTTP/1." % (method, self._target)
+        return self._head.lstrip(b"\r\n").startswith(line) if self._begins_head else line in self._head
 
     def _refuse(self, error: TidegateError) -> None:
         """The end of the connection, told in OpenAI's shape; after the answers that can still be given."""

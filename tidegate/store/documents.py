@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    or_,
     select,
     tuple_,
     update,
@@ -106,9 +107,8 @@ async def stores_named(
     connection: AsyncConnection, owner: Owner, names: Sequence[str], *, by_name: bool
 ) -> Sequence[Row]:
     """Stores with one of these ids, or also names if `by_name`, oldest first: rows of store_id and name."""
-    same = vector_stores.c.store_id.in_(names)
-    if by_name:
-        same |= vector_stores.c.name.in_(names)
+    columns = (vector_stores.c.store_id, vector_stores.c.name) if by_name else (vector_stores.c.store_id,)
+    same = or_(*(column.in_(names) for column in columns))
     query = select(vector_stores.c.store_id, vector_stores.c.name).where(owner.of(vector_stores), same)
     return (await connection.execute(query.order_by(vector_stores.c.created_at))).mappings().all()
 
