@@ -10,7 +10,7 @@ _DELEGATION = "tests/gateway/mcp/test_delegation.py::"
 _IDENTITY = "tests/tidegate/test_identity.py::"
 _KILLED_AGENTS = "tests/operations/test_agents.py::"
 _KILLED_KNOWLEDGE = "tests/operations/test_knowledge.py::"
-_SHARES = "tests/operations/test_knowledge_shares.py::"
+_KNOWLEDGE_SHARES = "tests/operations/test_knowledge_shares.py::"
 _LIVE = "tests/live/test_live.py::"
 _PARSING = "tests/rag/test_parsing.py::"
 _NAMES = "tests/gateway/mcp/test_names.py::"
@@ -140,8 +140,8 @@ ROOMS = (
     ),
     _needs(
         "documents.shares", "platform", "Projects take turns: at the embedder, in builds, in the processes that read files",
-        _SHARES + "test_a_projects_files_do_not_wait_for_another_projects_queue",
-        _SHARES + "test_a_small_index_does_not_wait_for_another_projects_large_one",
+        _KNOWLEDGE_SHARES + "test_a_projects_files_do_not_wait_for_another_projects_queue",
+        _KNOWLEDGE_SHARES + "test_a_small_index_does_not_wait_for_another_projects_large_one",
         "tests/rag/test_embedding.py::test_projects_take_turns_within_a_priority",
         _PARSING + "test_a_project_neither_holds_every_process_nor_waits_with_more_than_a_few_files",
         _SERVICE + "test_digits_in_uploads_do_not_hold_up_another_projects_searches",
@@ -149,7 +149,7 @@ ROOMS = (
     ),
     _needs(
         "documents.embedder", "platform", "Vectors of two embedders are never compared",
-        _SHARES + "test_another_embedder_embeds_everything_anew_and_no_search_mixes_the_two",
+        _KNOWLEDGE_SHARES + "test_another_embedder_embeds_everything_anew_and_no_search_mixes_the_two",
     ),
     _needs(
         "documents.spans", "platform", "Chunks keep exact character spans, page and heading",

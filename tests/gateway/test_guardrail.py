@@ -89,7 +89,7 @@ def test_only_the_offending_choice_of_a_stream_ends(gateway: Gateway, fake: Fake
 
 def test_a_filtered_stream_stops_the_model_server(gateway: Gateway, fake: Fake) -> None:
     fake.forget()
-    steps = [*stream_steps(sse(chat_chunk(CARD + ". ")))[:-1], {"stall": True}]
+    steps = [*stream_steps(sse(chat_chunk(CARD + ". Then")))[:-1], {"stall": True}]
     answer = gateway.chat(stream=True, fake_script=fake.script("stall", *steps))
     assert answer.text.endswith("data: [DONE]\n\n")
     wait_until(lambda: fake.truth()["cancelled"] == 1, 2, "the model server to be stopped")

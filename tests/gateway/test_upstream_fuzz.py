@@ -254,15 +254,23 @@ def check_response(path: str, answer: httpx.Response) -> None:
         check_error(path, found)
 
 
+@pytest.fixture(scope="module")
+def own_fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
+    """An upstream to which nothing else has connections."""
+    made = Fake(tmp_path_factory.mktemp("fuzz"))
+    yield made
+    made.process.stop()
+
+
 @pytest.fixture(scope="module", params=["plain", "guarded"])
-def fuzzed(request: Any, fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def fuzzed(request: Any, own_fake: Fake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with short timeouts that tries once; with and without output guardrails."""
     relay = {"first_byte_timeout_s": 2, "first_event_timeout_s": 2, "idle_timeout_s": 2}
     policy: dict[str, Any] = {"name": "default"}
     if request.param == "guarded":
         policy["guardrails"] = [{"type": "pan"}]
     settings = {"relay": relay, "routing": {"retries": {"max_attempts": 1}, "health": {"rest_at_most_s": 0.1}}}
-    made = Gateway(tmp_path_factory.mktemp(request.param), [fake.url], policies=[policy], settings=settings)
+    made = Gateway(tmp_path_factory.mktemp(request.param), [own_fake.url], policies=[policy], settings=settings)
     yield made
     made.process.stop()
 
@@ -283,19 +291,19 @@ def check_nothing_left(gateway: Gateway, fake: Fake) -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("path", [OPENAI, ANTHROPIC], ids=["openai", "anthropic"])
-def test_no_upstream_byte_is_a_defect(fuzzed: Gateway, fake: Fake, path: str, stream: bool) -> None:
+def test_no_upstream_byte_is_a_defect(fuzzed: Gateway, own_fake: Fake, path: str, stream: bool) -> None:
     for seed in range(CASES):
         raw = response_of(random.Random(f"{path}{stream}{seed}"), path, stream=stream)
         try:
-            answer = ask(fuzzed, fake, path, raw, stream=stream)
+            answer = ask(fuzzed, own_fake, path, raw, stream=stream)
             check_response(path, answer)
         except (AssertionError, httpx.HTTPError, ValueError, KeyError) as error:
             raise AssertionError(f"seed {seed}: {type(error).__name__} {error}: {raw[:600]!r}") from error
-    check_nothing_left(fuzzed, fake)
+    check_nothing_left(fuzzed, own_fake)
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_every_status_gets_a_response(fuzzed: Gateway, fake: Fake, stream: bool) -> None:
+def test_every_status_gets_a_response(fuzzed: Gateway, own_fake: Fake, stream: bool) -> None:
     """A status that HTTP does not define is read as its class says (RFC 9110 section 15)."""
     good = json.dumps(whole(OPENAI)).encode()
     bad = b'{"error":{"message":"no","type":"BadRequestError","param":null,"code":400}}'
@@ -313,18 +321,18 @@ def test_every_status_gets_a_response(fuzzed: Gateway, fake: Fake, stream: bool)
             b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
             + body
         )
-        answer = ask(fuzzed, fake, OPENAI, raw, stream=stream)
+        answer = ask(fuzzed, own_fake, OPENAI, raw, stream=stream)
         assert is_right(answer.status_code), (status, answer.status_code)
         check_response(OPENAI, answer)
-    check_nothing_left(fuzzed, fake)
+    check_nothing_left(fuzzed, own_fake)
 
 
 @pytest.mark.parametrize("pause", ["Fri, 31 Dec 9999 23:59:59 -2359", "9" * 400, "NaN", "-1", "1e999"])
-def test_an_absurd_retry_after_is_bounded(fuzzed: Gateway, fake: Fake, pause: str) -> None:
+def test_an_absurd_retry_after_is_bounded(fuzzed: Gateway, own_fake: Fake, pause: str) -> None:
     for status, refused in ((429, 429), (503, 503), (404, 404)):
         raw = f"HTTP/1.1 {status} X\r\nretry-after: {pause}\r\ncontent-length: 2\r\n\r\n{{}}".encode()
-        answer = ask(fuzzed, fake, OPENAI, raw, stream=False)
+        answer = ask(fuzzed, own_fake, OPENAI, raw, stream=False)
         assert answer.status_code == refused, answer.text
         told = answer.headers.get("retry-after")
         assert told is None or 1 <= int(told) <= 86_400
-    check_nothing_left(fuzzed, fake)
+    check_nothing_left(fuzzed, own_fake)

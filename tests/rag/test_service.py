@@ -358,10 +358,10 @@ def test_passages_are_screened_by_the_policy_of_today(knowledge: Knowledge) -> N
 
 def test_a_card_number_over_table_cells_is_found_in_the_text_that_is_kept(knowledge: Knowledge) -> None:
     """Cells of one row stand in one line, so digits that are split over them are screened together."""
-    cells = "".join(f"<td>{group}</td>" for group in PAN.split())
+    cells, before = "".join(f"<td>{group}</td>" for group in PAN.split()), set(on_disk(knowledge, PAN))
     answer = knowledge.upload("table.html", f"<table><tr>{cells}</tr></table>".encode())
     assert answer.status_code == 400 and answer.json()["error"]["code"] == "content_filter", answer.text
-    assert on_disk(knowledge, PAN) == []
+    assert set(on_disk(knowledge, PAN)) <= before  # other tests keep some under another policy
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------

@@ -375,3 +375,23 @@ def test_nothing_counts_as_unread_once_it_is_read_or_its_client_has_gone(stand: 
         leaving.sendall(request("/slow", last=False) + request(target, b"x" * 50_000, last=False)[:-1])
         wait_until(lambda: stand.server.unread_bytes > 0, 5, "some of it")
     wait_until(lambda: not stand.server.connections and stand.server.unread_bytes == 0, 5, "it is gone")
+
+
+def test_a_pipelined_request_whose_body_comes_later_is_answered(stand: Stand) -> None:
+    with stand.connect() as connection:
+        connection.sendall(b"POST /slow HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi")
+        connection.sendall(b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhe")
+        received = b""
+        while b"POST /slow 2" not in received:
+            received += connection.recv(65536)
+        connection.sendall(b"llo")
+        while b"POST /b 5" not in received:
+            received += connection.recv(65536)
+
+
+@pytest.mark.parametrize("line", [b"GET  / HTTP/1.1", b"GET /  HTTP/1.1", b"GET / HTTP/2.0", b"GET /"])
+def test_a_request_line_has_single_spaces_and_a_known_version(stand: Stand, line: bytes) -> None:
+    """Also where the same line, well formed, follows in the same packet."""
+    with stand.connect() as connection:
+        connection.sendall(line + b"\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
