@@ -4,7 +4,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -246,6 +246,12 @@ class Exchange:
         """Ends the connection of a caller who takes nothing, not even the last words."""
         self.call.abort()
         await asyncio.sleep(0)  # so that the server notices before this task returns
+
+    async def unless_gone(self, asked: Awaitable[None]) -> None:
+        """Awaits `asked`; a hang-up cancels. For waits before the body is read: who reads it notices a hang-up by itself."""
+        self.watch()
+        await asked
+        self.call.on_gone = None
 
     def watch(self) -> None:
         """From here on a hang-up cancels; call it once the body is read."""

@@ -165,10 +165,10 @@ class Pipeline:
         exchange.entered = True
         asked = self._limits.admit(principal)
         if asked is not None:
-            await asked
+            await exchange.unless_gone(asked)
         asked = self._limits.reserve(principal)
         if asked is not None:
-            await asked
+            await exchange.unless_gone(asked)
         exchange.reserved = True
 
     async def read(self, exchange: Exchange) -> None:
@@ -208,8 +208,8 @@ class Pipeline:
         exchange.due = began + patience_s(exchange.headers, stream=True, most_s=self._max_request_s)
         self._deadlines.hasten(exchange.due)
         exchange.watch()
-        tenant = exchange.known_principal().tenant
-        found = exchange.inspection = await self._screener.inspect(exchange.policy, exchange.body, tenant)
+        principal = exchange.known_principal()
+        found = exchange.inspection = await self._screener.inspect(exchange.policy, exchange.body, principal)
         exchange.request, exchange.inline_media = found.request, found.inline_media
 
     def _check_room(self, exchange: Exchange, declared: bytes | None) -> None:
@@ -250,8 +250,10 @@ class Pipeline:
                     raise found.refused
                 exchange.body, exchange.verdicts = found.body, found.verdicts
             else:
-                tenant = exchange.known_principal().tenant
-                exchange.body, exchange.verdicts = await self._screener.screen("request", policy, exchange.body, tenant)
+                principal = exchange.known_principal()
+                exchange.body, exchange.verdicts = await self._screener.screen(
+                    "request", policy, exchange.body, principal
+                )
         except Refused as error:
             exchange.verdicts = list(error.verdicts)
             raise

@@ -78,8 +78,8 @@ async def _relay_whole(exchange: Exchange, connection: Connection, settings: Rel
     exchange.answer_bytes = len(body)
     exchange.outcome = Outcome.OK
     if exchange.policy is not None and exchange.policy.outputs and dialect.answer_kind:
-        tenant = exchange.known_principal().tenant
-        body, verdicts = await screener.screen(dialect.answer_kind, exchange.policy, body, tenant)
+        principal = exchange.known_principal()
+        body, verdicts = await screener.screen(dialect.answer_kind, exchange.policy, body, principal)
         exchange.note_filtered(verdicts)
     if exchange.citations is not None:
         body = cite_answer(body, exchange.citations)

@@ -163,7 +163,7 @@ class ServiceRelay:
             raise UnsupportedMediaType("The body must be JSON: send `content-type: application/json`.")
         snapshot: Snapshot = request.state.snapshot
         policy = snapshot.policies[request.state.principal.policy]
-        body, verdicts = await self._screener.screen("request", policy, body, request.state.principal.tenant)
+        body, verdicts = await self._screener.screen("request", policy, body, request.state.principal)
         for verdict in verdicts:
             self._metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
         return body

@@ -197,7 +197,7 @@ class Federation:
                 raise ServiceUnavailable(message, code=UpstreamTimeout.code) from error
 
     async def _screened(self, visit: Visit, raw: bytes) -> tuple[bytes, list[Verdict]]:
-        return await self._screener.screen("request", visit.policy, raw, visit.principal.tenant)
+        return await self._screener.screen("request", visit.policy, raw, visit.principal)
 
     async def _screened_arguments(self, visit: Visit, arguments: dict[str, Any], call: Call) -> dict[str, Any]:
         raw = encode(arguments)

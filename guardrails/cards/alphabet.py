@@ -80,8 +80,11 @@ def _ranges(codes: list[int]) -> str:
     return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in out)
 
 
-ANY_DIGIT = re.compile("[0-9" + _ranges([code for code in range(128, 0x20000) if _TABLE[code] in ALL_DIGITS]) + "]")
-"""Finds every character that may be a digit of a card number."""
+_BMP_DIGITS = [code for code in range(128, 0x10000) if _TABLE[code] in ALL_DIGITS]
+ANY_DIGIT = re.compile("[0-9" + _ranges(_BMP_DIGITS) + "\U00010000-\U0001ffff]")
+"""Finds every character that may be a digit of a card number, and in the planes above 0 whatever is there: up to there `re`
+looks into a bitmap, but above it would try range after range.
+"""
 
 
 def is_digit(char: str) -> bool:

@@ -13,9 +13,8 @@ from guardrails.engine.requests import suspects
 from guardrails.offload.worker import INSPECT, SCREENS, TARGET, Inspected, Job, Screened
 from tidegate.config.settings import ScreeningSettings
 from tidegate.errors import InvalidRequest, Overloaded, TidegateError, UpstreamBroken
-from tidegate.serving.fair_slots import Project
 from tidegate.serving.process_pool import Failure, JobFailed, PoolLimits, ProcessPool
-from tidegate.types import Verdict
+from tidegate.types import Principal, Verdict
 from tidegate.wire.openai import GenerateRequest, decode_request
 from tidegate.wire.skim import MAX_INLINE_BYTES
 
@@ -50,7 +49,7 @@ class Screener:
         """Kill every process."""
         await self._pool.close()
 
-    async def screen(self, kind: str, policy: Policy, raw: bytes, project: Project) -> tuple[bytes, list[Verdict]]:
+    async def screen(self, kind: str, policy: Policy, raw: bytes, principal: Principal) -> tuple[bytes, list[Verdict]]:
         """What `SCREENS[kind]` makes of `raw`: `raw` itself where nothing was changed.
 
         Raises:
@@ -63,21 +62,21 @@ class Screener:
             return SCREENS[kind](policy, raw)
         if len(raw) < MAX_INLINE_BYTES and not _may_match(kind, policy, raw):
             return raw, []
-        head, body = await self._run(kind, policy, raw, project)
+        head, body = await self._run(kind, policy, raw, principal)
         screened = msgspec.json.decode(head, type=Screened)
         verdicts = screened.known_verdicts()
         if screened.failure is not None:
             raise screened.failure.error(verdicts)
         return body if screened.changed else raw, verdicts
 
-    async def inspect(self, policy: Policy, raw: bytes, project: Project) -> Inspection:
+    async def inspect(self, policy: Policy, raw: bytes, principal: Principal) -> Inspection:
         """Everything that is looked for in a large request, in one go.
 
         Raises:
             InvalidRequest: it cannot be read, or reading it takes more time or memory than is allowed.
             RateLimited, Overloaded: as `screen`.
         """
-        head, body = await self._run(INSPECT, policy, raw, project)
+        head, body = await self._run(INSPECT, policy, raw, principal)
         found = msgspec.json.decode(head, type=Inspected)
         if found.unreadable is not None:
             raise found.unreadable.error([])
@@ -93,10 +92,10 @@ class Screener:
             found.tokens,
         )
 
-    async def _run(self, kind: str, policy: Policy, raw: bytes, project: Project) -> tuple[bytes, bytes]:
+    async def _run(self, kind: str, policy: Policy, raw: bytes, principal: Principal) -> tuple[bytes, bytes]:
         job = msgspec.msgpack.encode(Job(kind, policy.spec))
         try:
-            return await self._pool.run(project, job, raw, attempts=_ATTEMPTS)
+            return await self._pool.run(principal.tenant, job, raw, attempts=_ATTEMPTS)
         except JobFailed as error:
             raise self._as_error(error, of_answer=kind not in ("request", INSPECT)) from error
 

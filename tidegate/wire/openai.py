@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import astuple
 
 
 class StreamOptions(Struct):
@@ -20,7 +21,7 @@ class GenerateRequest(Struct):
     """What we read of a chat completion or completion request."""
 
     model: str
-    stream: bool | None = False
+    stream: bool | UnsetType | None = UNSET
     stream_options: StreamOptions | UnsetType | None = UNSET
     n: int | UnsetType | None = UNSET
     prompt: msgspec.Raw | UnsetType = UNSET
@@ -50,32 +51,8 @@ class GenerateRequest(Struct):
     @property
     def uses_rare_fields(self) -> bool:
         """Whether any field beyond `ALWAYS_LOOKED_AT` is set, which is seldom."""
-        return not (
-            self.n
-            is self.prompt
-            is self.input
-            is self.prompt_embeds
-            is self.priority
-            is self.cache_salt
-            is self.kv_transfer_params
-            is self.vllm_xargs
-            is self.request_id
-            is self.session_id
-            is self.chat_template
-            is self.mm_processor_kwargs
-            is self.media_io_kwargs
-            is self.ec_transfer_params
-            is self.top_k
-            is self.seed
-            is self.max_completion_tokens
-            is self.min_tokens
-            is self.return_token_ids
-            is self.return_tokens_as_token_ids
-            is self.echo
-            is self.prompt_logprobs
-            is self.return_prompt_text
-            is UNSET
-        )
+        unset = (self.stream is UNSET) + (self.stream_options is UNSET) + (self.max_tokens is UNSET)
+        return astuple(self).count(UNSET) < len(RARE_FIELDS) + unset
 
     def rare_fields(self) -> list[str]:
         """Names of the fields beyond `ALWAYS_LOOKED_AT` that are set."""

@@ -27,7 +27,11 @@ _NAME = re.compile(rb'[ \t\n\r]*("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\n\r]*:[ \t\n\r
 _AFTER_VALUE = re.compile(rb"[ \t\n\r]*([,}])")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _STEPS = tuple(1 if byte in b"[{" else -1 if byte in b"]}" else 0 for byte in range(256))
-_COMMON_NAMES = tuple(b'"%s"' % name.encode() for name in ALWAYS_LOOKED_AT)
+_COMMON_NAMES, _STREAM_NAMES, _MAX_TOKENS = (
+    (b'"model"', b'"messages"'),
+    (b'"stream"', b'"stream_options"'),
+    (b'"max_tokens"',),
+)
 _MAX_VALUES = {
     "top_k": 2**31 - 1,
     "seed": 2**63 - 1,
@@ -118,6 +122,10 @@ def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest) -> None:
         InvalidRequest: it occurs twice.
     """
     may_repeat = skim.may_repeat_any(_COMMON_NAMES)
+    if not may_repeat and not (request.stream is request.stream_options is UNSET):
+        may_repeat = skim.may_repeat_any(_STREAM_NAMES)
+    if not may_repeat and request.max_tokens is not UNSET:
+        may_repeat = skim.may_repeat_any(_MAX_TOKENS)
     if not may_repeat and request.uses_rare_fields:
         may_repeat = skim.may_repeat_any([b'"%s"' % name.encode() for name in request.rare_fields()])
     if not may_repeat or spans_of(raw) is not None:
