@@ -1,5 +1,7 @@
 """The policies of projects, as the database has them now."""
 
+import asyncio
+
 from guardrails.engine.policy import Policy, build_policy
 from tidegate.config.resources import Resources
 from tidegate.errors import OperatorError
@@ -22,8 +24,8 @@ class Policies:
         """
         found = await self._resources.read()
         if found is not self._built_from:
-            self._policies = {policy.name: build_policy(policy) for policy in found.policies}
-            self._built_from = found
+            built = await asyncio.to_thread(lambda: {policy.name: build_policy(policy) for policy in found.policies})
+            self._policies, self._built_from = built, found
         if name not in self._policies:
             raise OperatorError("The policy of this project does not exist any more.")
         return self._policies[name]

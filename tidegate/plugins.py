@@ -8,6 +8,7 @@ value is such a module. An unknown type or a failing import stops start-up: a gu
 import importlib
 import importlib.metadata
 import pkgutil
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -57,7 +58,9 @@ def _entry_points(kind: str) -> importlib.metadata.EntryPoints:
     return importlib.metadata.entry_points(group=f"tidegate.{kind}")
 
 
+@cache
 def _module(kind: str, name: str) -> ModuleType:
+    """Looked for once: reading what is installed takes tens of milliseconds."""
     types = available(kind)
     if name not in types:
         raise UnknownPlugin(f"unknown {kind} type {name!r}{nearest(name, types)}; there are: {', '.join(types)}")

@@ -60,8 +60,11 @@ def read_request(raw: bytes, skim: Skim) -> GenerateRequest:
         raise InvalidRequest("The body is not valid JSON.") from error
     if skim.may_nest_deeper_than(MAX_DEPTH) and is_deeper_than(raw, MAX_DEPTH):
         raise _too_deep()
-    _check_twins(raw, skim, request)
-    _check_numbers(request)
+    rare = request.rare_fields() if request.uses_rare_fields else []
+    _check_twins(raw, skim, request, rare)
+    _check_number(request, "max_tokens")
+    for name in rare:
+        _check_number(request, name)
     return request
 
 
@@ -115,7 +118,7 @@ def _check_utf8(raw: bytes) -> None:
         raise InvalidRequest("The body is not valid UTF-8.") from error
 
 
-def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest) -> None:
+def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest, rare: list[str]) -> None:
     """Parsers differ in which of two fields of one name counts, so a field that is acted on occurs once, however spelled.
 
     Raises:
@@ -126,8 +129,8 @@ def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest) -> None:
         may_repeat = skim.may_repeat_any(_STREAM_NAMES)
     if not may_repeat and request.max_tokens is not UNSET:
         may_repeat = skim.may_repeat_any(_MAX_TOKENS)
-    if not may_repeat and request.uses_rare_fields:
-        may_repeat = skim.may_repeat_any([b'"%s"' % name.encode() for name in request.rare_fields()])
+    if not may_repeat and rare:
+        may_repeat = skim.may_repeat_any([b'"%s"' % name.encode() for name in rare])
     if not may_repeat or spans_of(raw) is not None:
         return
     values = decode_fields(raw)
@@ -144,12 +147,11 @@ def _any_spelling(byte: int) -> bytes:
     return rb"(?:%s|\\u00%s)" % (bytes([byte]), digits)
 
 
-def _check_numbers(request: GenerateRequest) -> None:
+def _check_number(request: GenerateRequest, name: str) -> None:
     """Model servers fail (500) at some numbers that do not fit into what they compute with."""
-    for name, largest in _MAX_VALUES.items():
-        raw = getattr(request, name)
-        if raw is UNSET or len(raw) < _NEVER_TOO_LARGE:
-            continue
-        digits = bytes(raw).lstrip(b"-")
-        if digits.isdigit() and int(digits[:40]) > largest:
-            raise InvalidRequest(f"The number in `{name}` is too large.", param=name)
+    raw, largest = getattr(request, name), _MAX_VALUES.get(name)
+    if largest is None or raw is UNSET or len(raw) < _NEVER_TOO_LARGE:
+        return
+    digits = bytes(raw).lstrip(b"-")
+    if digits.isdigit() and int(digits[:40]) > largest:
+        raise InvalidRequest(f"The number in `{name}` is too large.", param=name)
