@@ -209,7 +209,7 @@ def test_without_the_knowledge_service_a_preset_is_unavailable_and_a_model_is_no
     assert gateway.usage_of(answer.headers["x-tidegate-request-id"])["outcome"] == "upstream_error"
 
 
-@pytest.mark.parametrize("padding", ["", "a" * 300_000], ids=["small", "large"])
+@pytest.mark.parametrize("padding", ["", "a" * 600_000], ids=["small", "large"])
 @pytest.mark.parametrize(
     "asked", [{"echo": True}, {"prompt_logprobs": 0}, {"return_prompt_text": True}, {"return_token_ids": True}]
 )
@@ -225,7 +225,7 @@ def test_a_presets_prompt_is_not_shown(fake: Fake, own_gateway: Any, asked: dict
 
 
 def test_a_large_request_to_a_preset_is_answered_unless_it_has_too_many_values(desk: Gateway, fake: Fake) -> None:
-    assert desk.chat("a" * 300_000, model="prompted", max_tokens=1).status_code == 200
+    assert desk.chat("a" * 600_000, model="prompted", max_tokens=1).status_code == 200
     assert shown_to_the_model(fake)[0]["content"] == "Speak Dutch."
     answer = desk.chat("a", model="prompted", x=[1] * 150_000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "request_too_complex")

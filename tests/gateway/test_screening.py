@@ -106,7 +106,7 @@ def resident_bytes(gateway: Gateway) -> int:
     return total
 
 
-def large(text: str, size: int = 300_000) -> dict[str, Any]:
+def large(text: str, size: int = 600_000) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": text + " " + "a" * size}]}
 
 
@@ -171,7 +171,7 @@ def test_the_deadline_ends_the_check(slow_gateway: Any) -> None:
 def test_a_check_that_needs_too_much_is_refused_and_the_next_is_done(slow_gateway: Any, fake: Fake) -> None:
     gateway = slow_gateway(timeout_s=1)
     for text, why in (("SLOW", "longer than the 1 s"), ("GREEDY", "more memory")):
-        for size in (10_000, 300_000):
+        for size in (10_000, 600_000):
             error = gateway.post(large(text, size)).json()["error"]
             assert error["code"] == "request_too_complex" and why in error["message"]
     fake.forget()

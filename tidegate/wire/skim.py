@@ -7,8 +7,10 @@ _NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
 DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 """An escape in place of a character that names consist of."""
 
-MAX_INLINE_BYTES = 262_144
-"""Longer texts are looked at in another process."""
+MAX_INLINE_BYTES = 524_288
+"""Longer bodies are looked at in another process."""
+_MAX_INLINE_PARTS_BYTES = 262_144
+"""Likewise longer ones of several parts, whose texts are joined to be looked at."""
 _SMALL_BYTES, _LARGE_BYTES = 2_048, 16_384
 _MANY_IN_SMALL, _MANY = 400, 1000
 _MAX_INLINE_TOKENS = 8_000
@@ -17,13 +19,14 @@ _MAX_INLINE_TOKENS = 8_000
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_escaped", "_outside", "_pieces", "_plain", "_raw", "disguises")
+    __slots__ = ("_escaped", "_many_escapes", "_outside", "_pieces", "_plain", "_raw", "disguises")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         size = len(raw)
         self._escaped = b"\\" in raw
-        self.disguises = self._escaped and b"\\u00" in raw and DISGUISE.search(raw) is not None
+        self._many_escapes = self._escaped and size >= _LARGE_BYTES and raw.count(b"\\") > _MAX_INLINE_TOKENS
+        self.disguises = self._many_escapes or (self._escaped and b"\\u00" in raw and DISGUISE.search(raw) is not None)
         """Whether names may be spelled with escapes."""
         self._plain = size < _SMALL_BYTES and not self._escaped
         """Small and without escapes, as nearly all are: looking at all of it is the least."""
@@ -32,11 +35,15 @@ class Skim:
         self._outside: bytes | None = None
 
     def is_dense(self) -> bool:
-        """Whether it has so many strings or brackets that looking at them takes milliseconds."""
+        """Whether it has so many strings, escapes or values that looking at them takes milliseconds."""
         if len(self._raw) < _LARGE_BYTES:
             return False
+        if self._many_escapes:
+            return True
+        if len(self._raw) > _MAX_INLINE_PARTS_BYTES and (self._pieces is None or self._pieces.count(b"text") > 1):
+            return True
         raw = self._raw if self._pieces is None else self._outside_strings()
-        return raw.count(b'"') + raw.count(b"[") + raw.count(b"{") > _MAX_INLINE_TOKENS
+        return sum(map(raw.count, b'"[{,')) > _MAX_INLINE_TOKENS
 
     def may_nest_deeper_than(self, depth: int) -> bool:
         """False only if it does not."""

@@ -76,9 +76,16 @@ def test_large_bodies_are_cut_at_the_same_places(value: Any) -> None:
         (b'{"x":"' + b"a" * 250_000, False),
         (b'{"x":"' + b"[" * 250_000 + b'"}', False),
         (b'{"x":"' + b"a" * 250_000 + b'",' + b"[" * 9_000, True),
+        (b'{"x":[' + b"1," * 9_000, True),
+        (b'{"x":"' + b"a," * 9_000, False),
+        (b'{"x":"' + rb"a\n" * 9_000, True),
+        (b'{"x":"' + b"a" * 500_000, False),
+        (b'{"x":"' + b"a" * 300_000 + b'","y":1' * 600, True),
+        (b'{"type":"text","text":"' + b"a" * 300_000, True),
+        (b'{"type":"text","text":"' + b"a" * 200_000, False),
     ],
 )
-def test_a_text_is_dense_where_it_has_many_strings_or_brackets(raw: bytes, large: bool) -> None:
+def test_a_text_is_dense_where_it_has_many_strings_escapes_or_values(raw: bytes, large: bool) -> None:
     assert Skim(raw).is_dense() == large
 
 
