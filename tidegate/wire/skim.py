@@ -9,37 +9,43 @@ DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 
 MAX_INLINE_BYTES = 524_288
 """Longer bodies are looked at in another process."""
-_MAX_INLINE_PARTS_BYTES = 262_144
+_MAX_INLINE_PARTS_BYTES = 131_072
 """Likewise longer ones of several parts, whose texts are joined to be looked at."""
 _SMALL_BYTES, _LARGE_BYTES = 2_048, 16_384
 _MANY_IN_SMALL, _MANY = 400, 1000
 _MAX_INLINE_TOKENS = 8_000
+_LONGEST_NAME_BYTES = 256
+"""More than the longest name that is acted on has, every character escaped."""
 
 
 class Skim:
     """One look at `raw`; everything here may be wrong in one direction only, which the names tell."""
 
-    __slots__ = ("_escaped", "_many_escapes", "_outside", "_pieces", "_plain", "_raw", "disguises")
+    __slots__ = ("_disguises", "_escaped", "_outside", "_pieces", "_plain", "_raw")
 
     def __init__(self, raw: bytes) -> None:
         self._raw = raw
         size = len(raw)
         self._escaped = b"\\" in raw
-        self._many_escapes = self._escaped and size >= _LARGE_BYTES and raw.count(b"\\") > _MAX_INLINE_TOKENS
-        self.disguises = self._many_escapes or (self._escaped and b"\\u00" in raw and DISGUISE.search(raw) is not None)
-        """Whether names may be spelled with escapes."""
         self._plain = size < _SMALL_BYTES and not self._escaped
         """Small and without escapes, as nearly all are: looking at all of it is the least."""
         self._pieces = None if self._plain else _split(raw)
         """Of a text with few quotes, so that looking at each piece's end is less than looking at all of `raw`."""
         self._outside: bytes | None = None
+        self._disguises: bool | None = None if self._escaped else False
+
+    @property
+    def disguises(self) -> bool:
+        """Whether names that the gateway acts on, or the last letters of any name, may be spelled with escapes."""
+        if self._disguises is None:
+            where = [self._raw] if self._pieces is None else [piece[-_LONGEST_NAME_BYTES:] for piece in self._pieces]
+            self._disguises = any(b"\\u00" in some and DISGUISE.search(some) is not None for some in where)
+        return self._disguises
 
     def is_dense(self) -> bool:
-        """Whether it has so many strings, escapes or values that looking at them takes milliseconds."""
+        """Whether it has so many strings or values that looking at them takes milliseconds."""
         if len(self._raw) < _LARGE_BYTES:
             return False
-        if self._many_escapes:
-            return True
         if len(self._raw) > _MAX_INLINE_PARTS_BYTES and (self._pieces is None or self._pieces.count(b"text") > 1):
             return True
         raw = self._raw if self._pieces is None else self._outside_strings()
