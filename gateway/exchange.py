@@ -64,6 +64,10 @@ class Stream(Protocol):
                 `out`.
         """
 
+    async def take_slowly(self, event: bytes, out: list[bytes]) -> None:
+        """As `take`, for one long event; other tasks have their turn meanwhile."""
+        ...
+
     def is_usual(self, event: bytes) -> bool:
         """Whether `event` is a plain piece of text like those before, and may go out at once."""
         ...

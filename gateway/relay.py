@@ -5,13 +5,14 @@ Bytes pass as they came. The relay reads of them only usage, finish reason and e
 
 import asyncio
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from gateway.backends.connection import Connection
 from gateway.backends.vllm import retry_after_s
 from gateway.citations import cite_answer
-from gateway.dialects.refusals import client_status, error_in, is_error_object
-from gateway.exchange import Exchange
+from gateway.dialects.refusals import client_status, read_refusal
+from gateway.exchange import Exchange, Stream
 from guardrails.offload.screener import Screener
 from tidegate.config.settings import RelaySettings
 from tidegate.errors import UpstreamBroken, UpstreamError, UpstreamRejected
@@ -27,6 +28,8 @@ _JSON_TYPE = re.compile(rb"application/json(?:; ?charset=utf-8)?", re.IGNORECASE
 _TEXT_TYPE = re.compile(rb"(?:text|application)/[A-Za-z.+-]{1,40}(?:; ?charset=utf-8)?", re.IGNORECASE)
 _DURATION = re.compile(rb"[0-9.]{1,11}")
 _WAITING = b": waiting\n\n"
+_MANY_BYTES, _FEW_BYTES = 16_384, 4_096
+"""Of events that came together: more than many are looked at a few at a time."""
 _TAIL_WAIT_S = 0.25  # for the end of a finished answer, so that the connection can be used again
 
 
@@ -92,8 +95,8 @@ async def _relay_error(exchange: Exchange, connection: Connection, settings: Rel
     """A refusal of what the caller sent is the caller's to read: as it came, or in OpenAI's shape where it has another."""
     body = await connection.read_all(settings.max_answer_bytes)
     exchange.usage = Usage(source=UsageSource.COUNTED)
-    status, error = client_status(connection.status), error_in(body, connection.status)
-    if exchange.call.started or not is_error_object(body):
+    status, (error, may_pass) = client_status(connection.status), read_refusal(exchange, body, connection.status)
+    if exchange.call.started or not may_pass:
         raise UpstreamRejected(status, error)
     exchange.error = UpstreamRejected(status, error)
     exchange.outcome = Outcome.UPSTREAM_REFUSED
@@ -115,11 +118,9 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
 
     while pieces := await connection.read_pieces():
         out: list[bytes] = []
-        events, failure = stream.events, None
-        try:
-            stream.take(splitter.feed(pieces), out)
-        except UpstreamError as error:
-            failure = error  # what was good is passed on first
+        events, whole = stream.events, splitter.feed(pieces)
+        few = sum(map(len, whole)) <= _MANY_BYTES
+        failure = _take(stream, whole, out) if few else await _take_slowly(stream, whole, out)
         good = b"".join(out)
         pieces, out = [], []  # a slow reader may take long now, and nothing should be held twice meanwhile
         if stream.done:
@@ -138,6 +139,34 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
     raise UpstreamBroken(
         "the model server ended its stream without saying that it is complete", code="upstream_incomplete"
     )
+
+
+def _take(stream: Stream, events: Sequence[bytes], out: list[bytes]) -> UpstreamError | None:
+    """Adds to `out` what may go out now; what is wrong with `events`, for what was good is passed on first."""
+    try:
+        stream.take(events, out)
+    except UpstreamError as error:
+        return error
+    return None
+
+
+async def _take_slowly(stream: Stream, events: Sequence[bytes], out: list[bytes]) -> UpstreamError | None:
+    """As `_take`, in pieces small enough that other requests do not wait."""
+    at = 0
+    try:
+        while at < len(events) and not stream.done:
+            end, size = at + 1, len(events[at])
+            if size > _FEW_BYTES:
+                await stream.take_slowly(events[at], out)
+            else:
+                while end < len(events) and (size := size + len(events[end])) <= _FEW_BYTES:
+                    end += 1
+                stream.take(events[at:end], out)
+                await asyncio.sleep(0)
+            at = end
+    except UpstreamError as error:
+        return error
+    return None
 
 
 async def _pass_on(exchange: Exchange, data: bytes, *, event: bool = True, last: bool = False) -> None:

@@ -39,6 +39,7 @@ def test_the_tables_of_figures_are_generated_from_the_results() -> None:
     text = (ROOT / "README.md").read_text()
     assert readme.table() in text
     assert pan.table() in text
+    assert pan.cost_table() in pan.COST_DOCUMENT.read_text()
     assert footprint.table() in text
     assert knowledge.table() in text
     assert relay.table() in text

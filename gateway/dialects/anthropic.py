@@ -1,10 +1,12 @@
 """Anthropic's words: `/v1/messages` and `/v1/messages/count_tokens`, which vLLM speaks beside OpenAI's."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Sequence
+from typing import Any
 
 from gateway.dialects.openai import plausible
-from gateway.dialects.refusals import plain_members
+from gateway.dialects.refusals import plain_members, shown_error
 from gateway.exchange import Exchange
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import TidegateError, UpstreamBroken, UpstreamError, UpstreamRejected, error_object, render
@@ -24,6 +26,18 @@ _TYPES = {
 }
 """Status to error type; source: https://docs.anthropic.com/en/api/errors."""
 _CALLERS_FAULT = frozenset({"invalid_request_error", "BadRequestError", "not_found_error", "request_too_large"})
+
+_EVENTS = frozenset(
+    {
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "ping",
+    }
+)
 
 
 class Anthropic:
@@ -85,28 +99,50 @@ class MessageStream:
             if self.done:
                 return
 
+    async def take_slowly(self, event: bytes, out: list[bytes]) -> None:
+        """See `Stream.take_slowly`."""
+        event, chunk = self._read(event, out)
+        if chunk is not None and self._screen is not None:
+            self._pass_on(await self._screen.feed_slowly(event, chunk), out)
+
     def _take(self, event: bytes, out: list[bytes]) -> None:
+        event, chunk = self._read(event, out)
+        if chunk is not None and self._screen is not None:
+            self._pass_on(self._screen.feed(event, chunk), out)
+
+    def _read(self, event: bytes, out: list[bytes]) -> tuple[bytes, Chunk | None]:
+        """Notes what `event` says. It is added to `out`, or else returned with its texts for the guardrails to read."""
         data = data_of(event)
+        if not data and event.startswith(BOM_UTF8):
+            event = event.removeprefix(BOM_UTF8)
+            data = data_of(event)
         if not data:
-            out.append(event)
-            return
+            out.append(event if self._may_show(event, data) else b":\n\n")
+            return event, None
         try:
             found = decode_event(data)
         except UNREADABLE as error:
             raise UpstreamBroken("the model server sent an event that is not of a message") from error
         if found.type == "error":
-            raise _error_event(found)
+            raise _error_event(self._exchange, found)
+        if not self._may_show(event, data):
+            event = b"event: %s\ndata: %s\n\n" % (_name_of(found), data.replace(b"\n", b" "))
         if found.type == "message_stop":
             self._take_stop(event, out)
-            return
+            return event, None
         self._note(found)
         self.events += found.type != "ping"
         if self._screen is None:
             out.append(event)
-            return
-        passed = self._screen.feed(event, _as_chunk(found))
+            return event, None
+        return event, _as_chunk(found)
+
+    def _may_show(self, event: bytes, data: bytes) -> bool:
+        return self._screen is None or self._screen.may_show_beside(event, data)
+
+    def _pass_on(self, passed: list[bytes], out: list[bytes]) -> None:
         out += passed
-        if self._screen.ended:
+        if self._screen is not None and self._screen.ended:
             self.cut = True
             self._finish(out, encode_named_event("message_stop", {}))
         else:
@@ -172,11 +208,20 @@ def read_usage(usage: MessageUsage) -> Usage:
 
 def _as_chunk(event: MessageEvent) -> Chunk:
     """The texts of an event in the form that guardrails read; every content block is a text of its own."""
-    said = event.delta if event.content_block is None else event.content_block
-    ended = event.delta.get("stop_reason") if event.type == "message_delta" and event.delta else None
-    if said is None or event.type == "message_delta":
-        return Chunk(choices=[ChunkChoice(finish_reason="stop")] if ended else [])
-    return Chunk(choices=[ChunkChoice(delta={f"block {event.index}": said})])
+    if event.type == "message_delta" and event.delta:
+        ended = "stop" if event.delta.get("stop_reason") else None
+        return Chunk(
+            choices=[ChunkChoice(delta={"stop_sequence": event.delta.get("stop_sequence")}, finish_reason=ended)]
+        )
+    said: Any = event.delta if event.content_block is None else event.content_block
+    if event.message is not None:
+        said = event.message.content
+    return Chunk(choices=[] if said is None else [ChunkChoice(delta={f"block {event.index}": said})])
+
+
+def _name_of(event: MessageEvent) -> bytes:
+    """The event's name as it may be shown: its type, if that is one of this API's."""
+    return event.type.encode() if event.type in _EVENTS else b"message"
 
 
 def _nothing(event: bytes, blocked: set[int]) -> bytes:
@@ -189,8 +234,10 @@ def _error(error: TidegateError) -> dict[str, object]:
     return {"type": "error", "error": {"type": kind, "message": said.get("message")}}
 
 
-def _error_event(event: MessageEvent) -> UpstreamError:
+def _error_event(exchange: Exchange, event: MessageEvent) -> UpstreamError:
     found = plain_members(event.error or {})
     if found.get("type") in _CALLERS_FAULT:
-        return UpstreamRejected(400, {"message": "The model server refused the request."} | found)
+        return UpstreamRejected(
+            400, {"message": "The model server refused the request."} | shown_error(exchange, found)
+        )
     return UpstreamError("the model server reported an error in the middle of its stream")

@@ -1,12 +1,13 @@
 """OpenAI's words: chat completions, completions, embeddings and what vLLM adds in the same style."""
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 
 from msgspec import UNSET
 
 from gateway.backends.vllm import REFUSES_ALL
 from gateway.citations import cite_stream
-from gateway.dialects.refusals import client_status, error_in
+from gateway.dialects.refusals import client_status, error_in, shown_error
 from gateway.exchange import Exchange
 from guardrails.engine.streams import StreamScreen
 from tidegate.errors import (
@@ -20,7 +21,7 @@ from tidegate.errors import (
 from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.openai import UNREADABLE, Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
 from tidegate.wire.shape import EventShape, shape_of
-from tidegate.wire.sse import DONE, data_of
+from tidegate.wire.sse import DONE, data_of, encode_event
 
 _MOST_TOKENS = 2**40
 
@@ -125,38 +126,59 @@ class OpenAiStream:
         shape, screen = self._shape, self._screen
         return shape is not None and (screen is None or screen.pass_text(shape.index, shape.path, text))
 
+    async def take_slowly(self, event: bytes, out: list[bytes]) -> None:
+        """See `Stream.take_slowly`."""
+        event, chunk = self._read(event, out)
+        if chunk is not None and self._screen is not None:
+            out += await self._screen.feed_slowly(event, chunk)
+            self._end_if_cut(out)
+
     def _take(self, event: bytes, out: list[bytes]) -> None:
         if self.is_usual(event):
             self.events += 1
             out.append(event)
             return
+        event, chunk = self._read(event, out)
+        if chunk is not None and self._screen is not None:
+            out += self._screen.feed(event, chunk)
+            self._end_if_cut(out)
+
+    def _read(self, event: bytes, out: list[bytes]) -> tuple[bytes, Chunk | None]:
+        """Notes what `event` says. It is added to `out`, or else returned with its chunk for the guardrails to read."""
+        exchange, screen = self._exchange, self._screen
         data = data_of(event)
+        if not data and event.startswith(BOM_UTF8):
+            event = event.removeprefix(BOM_UTF8)
+            data = data_of(event)
+        if screen is not None and not screen.may_show_beside(event, data):
+            event = encode_event(data.replace(b"\n", b" ")) if data else b":\n\n"
         if not data:
             out.append(event)  # a comment or keep-alive
-            return
-        exchange, screen = self._exchange, self._screen
+            return event, None
         if data == b"[DONE]":
             self._check_complete()
             self.events += 1
             self._finish(out, event)
-            return
+            return event, None
         try:
             chunk = decode_chunk(data)
         except UNREADABLE as error:
             raise UpstreamBroken("the model server sent an event that is not a chunk") from error
         if chunk.error is not UNSET:
-            raise _error_event(data)
+            raise _error_event(exchange, data)
         self._note(chunk, data)
         self.events += 1
         if self._shape is None and len(chunk.choices) == 1:
             self._shape = shape_of(event, chunk)
         if not chunk.choices and chunk.usage is not None and not exchange.asked_for_usage:
-            return  # we asked for it, the caller did not
+            return event, None  # we asked for it, the caller did not
         if screen is None:
             out.append(event)
-            return
-        out += screen.feed(event, chunk)
-        if screen.ended:
+            return event, None
+        return event, chunk
+
+    def _end_if_cut(self, out: list[bytes]) -> None:
+        if self._screen is not None and self._screen.ended:
             self.cut = True
             self._finish(out, DONE)
 
@@ -215,10 +237,10 @@ def _head_of(data: bytes) -> ChunkHead:
         return ChunkHead()
 
 
-def _error_event(data: bytes) -> UpstreamError:
+def _error_event(exchange: Exchange, data: bytes) -> UpstreamError:
     """An error in the middle of a stream: the caller's fault if its code says so, else the model server's."""
     found = error_in(data, 500)
     code = found.get("code")
     if isinstance(code, int) and 400 <= code < 500 and code not in REFUSES_ALL:
-        return UpstreamRejected(client_status(code), found)
+        return UpstreamRejected(client_status(code), shown_error(exchange, found))
     return UpstreamError("the model server reported an error in the middle of its stream")

@@ -3,9 +3,18 @@
 from http import HTTPStatus
 from typing import Any
 
+from gateway.exchange import Exchange
+from guardrails.engine.answers import screen_error
 from tidegate.wire.openai import UNREADABLE, decode_any, encode
 
 _MAX_TOLD = 1000
+_MAX_BODY_BYTES = 65_536
+_WITHHELD = {
+    "message": "The model server refused the request. Its message holds what the policy of this project does not let pass.",
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "upstream_rejected",
+}
 _DEFINED = frozenset(status.value for status in HTTPStatus)
 
 
@@ -34,6 +43,28 @@ def plain_members(error: dict[str, Any]) -> dict[str, Any]:
         for name, value in error.items()
         if isinstance(value, str) or (name not in ("message", "type") and not isinstance(value, dict | list))
     }
+
+
+def shown_error(exchange: Exchange, error: dict[str, Any]) -> dict[str, Any]:
+    """`error` as the client may read it: without its words where a guardrail finds something in them."""
+    return _WITHHELD if _has_finding(exchange, error) else error
+
+
+def read_refusal(exchange: Exchange, body: bytes, status: int) -> tuple[dict[str, Any], bool]:
+    """What the body of a refusal says, as OpenAI's error object; and whether the client may read the body as it is."""
+    if len(body) > _MAX_BODY_BYTES:
+        return error_in(b"", status), False
+    if _has_finding(exchange, _decoded(body)):
+        return _WITHHELD, False
+    return error_in(body, status), is_error_object(body)
+
+
+def _has_finding(exchange: Exchange, said: Any) -> bool:
+    policy = exchange.policy
+    verdicts = screen_error(policy, said) if policy is not None and policy.outputs else []
+    if verdicts:
+        exchange.verdicts = [*exchange.verdicts, *verdicts]
+    return bool(verdicts)
 
 
 def is_error_object(body: bytes) -> bool:

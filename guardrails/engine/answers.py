@@ -1,14 +1,25 @@
 """Screens a whole (non-streamed) answer."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
+from guardrails.engine.logprobs import tokens_of
 from guardrails.engine.policy import Policy, strings
 from guardrails.engine.texts import mask
 from tidegate.errors import UpstreamBroken
 from tidegate.types import Verdict
 from tidegate.wire.openai import decode_any, encode
+
+_KNOWN = frozenset(
+    {"id", "object", "created", "model", "usage", "system_fingerprint", "service_tier", "kv_transfer_params"}
+)
+"""Members of an answer that the model has not written."""
+_TOKENS = re.compile(rb'"logprobs"\s*:\s*\{')
+_OF_PROMPT = frozenset({"prompt_logprobs", "prompt_token_ids"})
+"""Members that repeat what was screened on its way in."""
+_READ_ELSEWHERE = frozenset({"choices", "content", "stop_reason", "stop_sequence", "type", "role"})
 
 
 def screen_answer(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
@@ -27,6 +38,13 @@ def screen_message(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
         UpstreamBroken: not JSON, so nobody can say what it holds.
     """
     return _screen(_screened_message, policy, raw)
+
+
+def suspects_of(policy: Policy, raw: bytes) -> list[Guardrail]:
+    """Guardrails that may find something in an answer, in one of its texts or in the tokens of its logprobs."""
+    if b'"logprobs"' in raw and _TOKENS.search(raw) is not None:
+        return [*policy.outputs]  # one text cut into many
+    return [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
 
 
 def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
@@ -50,11 +68,16 @@ def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]
     return encode({**kept, "text": text}) if raw.startswith(b"{") else text.encode(), verdicts
 
 
+def screen_error(policy: Policy, error: Any) -> list[Verdict]:
+    """What the guardrails find in a model server's error; one with a finding must not be shown."""
+    return _verdicts(list(policy.outputs), error)
+
+
 _How = Callable[[list[Guardrail], bytes], tuple[bytes, list[Verdict]]]
 
 
 def _screen(how: _How, policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
-    suspects = [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
+    suspects = suspects_of(policy, raw)
     if not suspects:
         return raw, []
     try:
@@ -68,9 +91,10 @@ def _screened(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdic
     choices = answer.get("choices") if isinstance(answer, dict) else None
     verdicts: list[Verdict] = []
     for choice in choices if isinstance(choices, list) else []:
-        for guardrail in suspects:
+        for guardrail in suspects if isinstance(choice, dict) else []:
             if count := _end(guardrail, choice):
                 verdicts.append(Verdict(guardrail.name, "output", guardrail.on_output, count))
+    verdicts += _without_unknown(suspects, answer)
     return (encode(answer), verdicts) if verdicts else (raw, [])
 
 
@@ -82,8 +106,25 @@ def _screened_message(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, lis
         if verdicts := _verdicts(suspects, block):
             answer["content"] = [*blocks[:number], *_before_finding(suspects, block)]
             answer |= {"stop_reason": "refusal", "stop_sequence": None}
+            _without_unknown(suspects, answer)
             return encode(answer), verdicts
-    return raw, []
+    verdicts = _without_unknown(suspects, answer)
+    if isinstance(answer, dict) and (found := _verdicts(suspects, answer.get("stop_sequence"))):
+        answer |= {"stop_reason": "refusal", "stop_sequence": None}
+        verdicts += found
+    return (encode(answer), verdicts) if verdicts else (raw, [])
+
+
+def _without_unknown(suspects: list[Guardrail], answer: Any) -> list[Verdict]:
+    """Takes members out of an answer that nobody knows and in which there is a finding."""
+    verdicts: list[Verdict] = []
+    for name in [*answer] if isinstance(answer, dict) else []:
+        if name in _KNOWN or name in _OF_PROMPT or name in _READ_ELSEWHERE:
+            continue
+        if found := _verdicts(suspects, {name: answer[name]}):
+            del answer[name]
+            verdicts += found
+    return verdicts
 
 
 def _verdicts(suspects: list[Guardrail], block: Any) -> list[Verdict]:
@@ -104,10 +145,13 @@ def _end(guardrail: Guardrail, choice: dict[str, Any]) -> int:
     """Ends `choice` in place before its first finding; how many findings there were."""
     said = {key: value for key, value in choice.items() if key != "logprobs"}
     findings = {path: found for path, text in strings(said) if (found := guardrail.scan(text, final=True).findings)}
-    if not findings:
+    count = sum(len(found) for found in findings.values())
+    if not findings and isinstance(logprobs := choice.get("logprobs"), dict):
+        count = len(guardrail.scan(tokens_of(logprobs), final=True).findings)
+    if not count:
         return 0
     index, message = choice.get("index", 0), choice.get("message")
-    text = choice.get("text") if message is None else message.get("content")
+    text = choice.get("text") if message is None else message.get("content") if isinstance(message, dict) else None
     at = ("text",) if message is None else ("message", "content")
     if isinstance(text, str) and at in findings:
         text = text[: findings[at][0].start]
@@ -117,4 +161,4 @@ def _end(guardrail: Guardrail, choice: dict[str, Any]) -> int:
         choice["text"] = text if isinstance(text, str) else ""
     else:
         choice["message"] = {"role": "assistant", "content": text if isinstance(text, str) else None}
-    return sum(len(found) for found in findings.values())
+    return count

@@ -3,30 +3,47 @@
 Events are released as the bytes they came in. While the end of a choice's text is open (a digit run, say), the events
 that hold its open part wait, and later ones behind them, so order never changes. A finding ends its choice: what was
 held of it is dropped and a last chunk with `finish_reason: content_filter` takes its place; other choices go on.
+
+Every member of a choice is a text of its own. Where one follows another, what was open in the first is held no longer; where
+people read one after the other, as content after reasoning, the place where they meet is read, too.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
+from guardrails.engine.logprobs import tokens_of
 from guardrails.engine.policy import KEY, strings
+from guardrails.engine.texts import scan_blocks
 from tidegate.errors import UpstreamBroken
 from tidegate.types import Verdict
 from tidegate.wire.openai import Chunk, ChunkChoice, decode_any, encode
 from tidegate.wire.sse import data_of, encode_event
 
 MAX_HELD_EVENTS = 4096  # some 40 suffice for one open number; more means the upstream sends empty deltas for ever
+MAX_HELD_BYTES = 8_388_608
+MAX_CHANNELS = 1024
+SLICE_CHARS = 4096
+"""What is read in one go: less than half a millisecond, whatever it is."""
 
-_WHOLE = frozenset({"id", "type", "role", "name", "index"})
-"""Members of a delta that are sent whole; the others are pieces of a text that goes on."""
+_WHOLE = frozenset({"id", "type", "role", "name", "index", "stop_sequence"})
+"""Members of a delta that are sent whole as a rule, so that nothing is held for them; the others are texts that go on."""
+_MAY_GO_ON = frozenset({"id", "name"})
+_WHOLE_CHARS = 64
+"""Of those, what was sent before is read again with what follows."""
+_JOINED_CHARS = 640
+"""How far the place where two texts meet can matter: twice what the digits of one number may take."""
 
-Channel = tuple[int, int, tuple[str | int, ...]]
-"""Guardrail, choice and path inside the choice; the texts of one channel are read as one."""
-
-
-Piece = tuple[tuple[str | int, ...], str]
-"""A text and its path inside the choice."""
+Path = tuple[str | int, ...]
+"""Where a text stands inside a choice."""
+Channel = tuple[int, int, Path]
+"""Guardrail, choice and path; the texts of one channel are read as one."""
+_PROSE = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text", "thinking"})
+"""Members that people read one after the other; arguments of tools are not."""
+_JOINED: Path = ("joined",)
+_LOGPROBS: Path = ("logprobs",)
 
 
 @dataclass(slots=True)
@@ -58,7 +75,10 @@ class _Held:
 class StreamScreen:
     """One stream's state; not for reuse."""
 
-    __slots__ = ("_blocked", "_choices", "_finished", "_guardrails", "_held", "_last", "_texts", "_without", "verdicts")
+    __slots__ = (
+        "_blocked", "_choices", "_finished", "_guardrails", "_held", "_held_bytes", "_joined", "_last", "_latest", "_texts",
+        "_wholes", "_without", "verdicts",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,7 +94,13 @@ class StreamScreen:
         self._guardrails = guardrails
         self._choices = choices
         self._texts: dict[Channel, _Text] = {}
+        self._latest: dict[int, Path] = {}
+        """By choice, the text that came last."""
+        self._joined: dict[int, int] = {}
+        """By choice, characters since one text has followed another, while their meeting can still matter."""
+        self._wholes: dict[tuple[int, Path], str] = {}
         self._held: list[_Held] = []
+        self._held_bytes = 0
         self._blocked: set[int] = set()
         self._finished: set[int] = set()
         self.verdicts: list[Verdict] = []
@@ -90,27 +116,25 @@ class StreamScreen:
         Raises:
             UpstreamBroken: too much would have to be held back.
         """
-        held = _Held(event)
-        newly: list[int] = []
-        for choice in chunk.choices:
-            if choice.index in self._blocked:
-                continue
-            found = self._read(choice, held)
-            if choice.finish_reason is not None:
-                found = found or self._close(choice.index)
-                self._finished.add(choice.index)
-            if found:
-                newly.append(choice.index)
-        if not newly and not self._held and not self._blocked and not self._is_open(held):
-            return [event]
-        self._held.append(held)
-        if len(self._held) > MAX_HELD_EVENTS:
-            raise UpstreamBroken("the model server sent too many events that had to be held back")
-        return self._end(newly, event) + self._release()
+        held, newly = _Held(event), list[int]()
+        for _ in self._steps(chunk, held, newly):
+            pass
+        return self._after(held, newly)
 
-    def pass_text(self, index: int, path: tuple[str | int, ...], text: str) -> bool:
+    async def feed_slowly(self, event: bytes, chunk: Chunk) -> list[bytes]:
+        """As `feed` for a long event: other tasks of the event loop have their turn after every `SLICE_CHARS`.
+
+        Raises:
+            UpstreamBroken: too much would have to be held back.
+        """
+        held, newly = _Held(event), list[int]()
+        for _ in self._steps(chunk, held, newly):
+            await asyncio.sleep(0)
+        return self._after(held, newly)
+
+    def pass_text(self, index: int, path: Path, text: str) -> bool:
         """Whether an event whose only text is `text` may go out at once; then it has been read. A shortcut of `feed`."""
-        if self._held or self._blocked:
+        if self._held or self._blocked or index in self._joined or self._latest.get(index) != path:
             return False
         states = []
         for number, guardrail in enumerate(self._guardrails):
@@ -122,35 +146,104 @@ class StreamScreen:
             state.add(text)
         return True
 
+    def may_show_beside(self, event: bytes, data: bytes) -> bool:
+        """Whether `event` may go out with what it has beside its `data`, read by itself: comments, an id, a name."""
+        if event.startswith(b"data: ") and len(event) == len(data) + 8:
+            return True
+        beside = [line for line in event.splitlines() if not line.startswith(b"data:")]
+        text = b"\n".join(beside).decode(errors="replace")
+        return not any(spans for guardrail in self._guardrails for spans in scan_blocks(guardrail, text))
+
     def finish(self) -> list[bytes]:
         """The events that may go out now that nothing follows."""
         newly = [index for index in sorted({channel[1] for channel in self._texts}) if self._close(index)]
         last = self._held[-1].event if self._held else b""
         return self._end(newly, last) + self._release()
 
-    def _read(self, choice: ChunkChoice, held: _Held) -> bool:
-        """Adds the choice's texts to their channels; True if a finding is certain."""
-        found = False
-        delta = choice.delta
-        said: Any = choice.text if delta is None else delta
-        if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
-            texts: list[Piece] = [(("content",), content)]  # nearly every chunk; the walk costs three times as much
-        else:
-            texts = [(path, text) for path, text in strings(said) if path[-1:] != (KEY,)]
-        if choice.logprobs:
-            texts.append((("logprobs",), _tokens(choice.logprobs)))
-        for path, text in texts:
-            if path[-1:] and path[-1] in _WHOLE:
-                found = self._add_whole(text) or found
+    def _steps(self, chunk: Chunk, held: _Held, newly: list[int]) -> Iterator[None]:
+        """Reads the texts of `chunk`, slice by slice; choices in which there is a finding are added to `newly`."""
+        for choice in chunk.choices:
+            index = choice.index
+            if index in self._blocked:
                 continue
-            for number, guardrail in enumerate(self._guardrails):
-                channel = (number, choice.index, _channel_path(path, said))
-                found = self._add(guardrail, channel, text, held) or found
+            found = False
+            for path, text in _pieces_of(choice):
+                if path[-1:] and path[-1] in _WHOLE:
+                    for step in self._add_whole(index, path, text):
+                        found = step or found
+                        yield
+                    continue
+                for at in range(0, len(text), SLICE_CHARS):
+                    if at:
+                        yield
+                    found = self._add_slice(index, path, text[at : at + SLICE_CHARS], held) or found
+            if choice.finish_reason is not None:
+                found = found or self._close(index)
+                self._finished.add(index)
+            if found:
+                newly.append(index)
+
+    def _add_slice(self, index: int, path: Path, text: str, held: _Held) -> bool:
+        """Adds a text to its channels; True if a finding is certain."""
+        found = False
+        if path != _LOGPROBS:
+            latest = self._latest.get(index)
+            if latest is None:
+                self._latest[index] = path
+            elif latest != path:
+                found = self._follow(index, latest, path)
+        for number, guardrail in enumerate(self._guardrails):
+            found = self._add(guardrail, (number, index, path), text, held) or found
+            if index in self._joined and path != _LOGPROBS:
+                found = self._add(guardrail, (number, index, _JOINED), text, held) or found
+        if index in self._joined and path != _LOGPROBS:
+            self._joined[index] += len(text)
+            self._part(index)
         return found
+
+    def _follow(self, index: int, before: Path, path: Path) -> bool:
+        """The text at `path` follows the one at `before`; True if what that left open makes a finding."""
+        found = False
+        self._latest[index] = path
+        meet = before[-1:] and path[-1:] and before[-1] in _PROSE and path[-1] in _PROSE
+        if meet:
+            self._joined[index] = 0
+        for number, guardrail in enumerate(self._guardrails):
+            state = self._texts.get((number, index, before))
+            if state is None:
+                continue
+            if meet and (number, index, _JOINED) not in self._texts:
+                self._begin_joined((number, index, before), state)
+            if state.open_at is not None:
+                found = self._judge(guardrail, len(guardrail.scan(state.seen, final=True).findings)) or found
+                state.open_at = None
+        return found
+
+    def _begin_joined(self, channel: Channel, state: _Text) -> None:
+        """What the joined text begins with; what was open is open in it."""
+        joined = (*channel[:2], _JOINED)
+        tail = state.seen[-_JOINED_CHARS:]
+        self._texts[joined] = _Text(tail, state.end - len(tail), state.open_at)
+        for held in self._held:
+            if channel in held.ends:
+                held.ends[joined] = held.ends[channel]
+
+    def _part(self, index: int) -> None:
+        """Forgets the place where two texts met, if it cannot matter any more."""
+        if self._joined[index] < _JOINED_CHARS:
+            return
+        channels = [(number, index, _JOINED) for number in range(len(self._guardrails))]
+        if any(channel in self._texts and self._texts[channel].open_at is not None for channel in channels):
+            return
+        del self._joined[index]
+        for channel in channels:
+            self._texts.pop(channel, None)
 
     def _add(self, guardrail: Guardrail, channel: Channel, text: str, held: _Held) -> bool:
         state = self._texts.get(channel)
         if state is None:
+            if len(self._texts) >= MAX_CHANNELS:
+                raise UpstreamBroken("the model server sent too many texts beside each other")
             state = self._texts[channel] = _Text()
         state.add(text)
         held.ends[channel] = state.end
@@ -162,11 +255,27 @@ class StreamScreen:
         state.seen = state.seen[scan.keep_from :]
         return self._judge(guardrail, len(scan.findings))
 
-    def _add_whole(self, text: str) -> bool:
-        found = False
+    def _add_whole(self, index: int, path: Path, text: str) -> Iterator[bool]:
+        """Reads a text that nothing is held for: by itself, and with what was sent before in its place."""
+        before = ""
+        if path[-1] in _MAY_GO_ON:
+            before = self._wholes.get((index, path), "")
+            if not before and len(self._wholes) >= MAX_CHANNELS:
+                raise UpstreamBroken("the model server sent too many texts beside each other")
+            self._wholes[index, path] = (before + text)[-_WHOLE_CHARS:]
         for guardrail in self._guardrails:
-            found = self._judge(guardrail, len(guardrail.scan(text, final=True).findings)) or found
-        return found
+            for spans in scan_blocks(guardrail, before + text):
+                yield self._judge(guardrail, len(spans))
+
+    def _after(self, held: _Held, newly: list[int]) -> list[bytes]:
+        """What may go out now that `held` has been read."""
+        if not newly and not self._held and not self._blocked and not self._is_open(held):
+            return [held.event]
+        self._held.append(held)
+        self._held_bytes += len(held.event)
+        if len(self._held) > MAX_HELD_EVENTS or self._held_bytes > MAX_HELD_BYTES:
+            raise UpstreamBroken("the model server sent too many events that had to be held back")
+        return self._end(newly, held.event) + self._release()
 
     def _close(self, index: int) -> bool:
         """Reads what is open of a choice as final; True if that makes a finding."""
@@ -185,8 +294,8 @@ class StreamScreen:
 
     def _is_open(self, held: _Held) -> bool:
         for channel, end in held.ends.items():
-            open_at = self._texts[channel].open_at
-            if open_at is not None and end > open_at:
+            state = self._texts.get(channel)
+            if state is not None and state.open_at is not None and end > state.open_at:
                 return True
         return False
 
@@ -197,6 +306,7 @@ class StreamScreen:
                 break
             count += 1
         ready, self._held = self._held[:count], self._held[count:]
+        self._held_bytes -= sum(len(held.event) for held in ready)
         if not self._blocked:
             return [held.event for held in ready]
         return [event for held in ready if (event := self._without(held.event, self._blocked))]
@@ -216,23 +326,27 @@ class StreamScreen:
         return self._release() + before
 
 
-def _channel_path(path: tuple[str | int, ...], said: Any) -> tuple[str | int, ...]:
+def _pieces_of(choice: ChunkChoice) -> list[tuple[Path, str]]:
+    """The texts that a chunk adds to a choice."""
+    delta = choice.delta
+    said: Any = choice.text if delta is None else delta
+    if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
+        pieces: list[tuple[Path, str]] = [
+            (("content",), content)
+        ]  # nearly every chunk; the walk costs three times as much
+    else:
+        pieces = [(_channel_path(path, said), text) for path, text in strings(said) if path[-1:] != (KEY,)]
+    if choice.logprobs:
+        pieces.append((_LOGPROBS, tokens_of(choice.logprobs)))
+    return pieces
+
+
+def _channel_path(path: Path, said: Any) -> Path:
     """The path, with a tool call's place in the list replaced by the index it says it has."""
     if len(path) > 1 and path[0] == "tool_calls" and isinstance(path[1], int):
         call = said["tool_calls"][path[1]]
         return ("tool_calls", call.get("index", path[1]) if isinstance(call, dict) else path[1], *path[2:])
     return path
-
-
-def _tokens(logprobs: dict[str, Any]) -> str:
-    """The tokens as one text. They may run ahead of the text itself while the model server looks out for a stop string."""
-    chat = logprobs.get("content")
-    tokens = (
-        [item.get("token") for item in chat if isinstance(item, dict)]
-        if isinstance(chat, list)
-        else logprobs.get("tokens")
-    )
-    return "".join(token for token in tokens or [] if isinstance(token, str))
 
 
 def without_choices(event: bytes, blocked: set[int]) -> bytes:

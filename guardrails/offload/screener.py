@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from guardrails.engine.answers import suspects_of
 from guardrails.engine.policy import Policy
 from guardrails.engine.requests import suspects
 from guardrails.offload.worker import INSPECT, SCREENS, TARGET, Inspected, Job, Screened
@@ -114,4 +115,4 @@ class Screener:
 def _may_match(kind: str, policy: Policy, raw: bytes) -> bool:
     if kind == "request":
         return bool(suspects(policy, raw))
-    return any(guardrail.may_match(raw) for guardrail in policy.outputs)
+    return bool(suspects_of(policy, raw))

@@ -143,3 +143,93 @@ def test_answers_in_token_ids_are_refused_where_they_would_have_to_be_read(gatew
     answer = gateway.chat(**{field: True})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == field
     assert gateway.chat(**{field: False}, max_tokens=1).status_code == 200
+
+
+ERRORS = {
+    "object": {"error": {"message": f"cannot pay {CARD}", "type": "BadRequestError", "code": 400}},
+    "beside": {"error": {"message": "no", "type": "BadRequestError"}, "echo": [CARD]},
+    "detail": {"detail": [{"msg": "no", "input": CARD}]},
+    "string": {"error": f"cannot pay {CARD}"},
+}
+
+
+@pytest.mark.parametrize("form", ERRORS)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_an_error_of_the_model_server_shows_no_card(gateway: Gateway, fake: Fake, form: str, path: str) -> None:
+    body = {"model": "m", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+    answer = gateway.post(body | {"fake_script": fake.script("bad", *json_steps(ERRORS[form], 400))}, path=path)
+    assert answer.status_code == 400 and "1111" not in answer.text
+    assert "does not let pass" in answer.json()["error"]["message"]
+    row = gateway.usage_of(answer.headers["x-tidegate-request-id"])
+    assert row["outcome"] == "upstream_refused"
+    clean = {"error": {"message": "no such order: 41", "type": "BadRequestError", "param": None, "code": 400}}
+    answer = gateway.post(body | {"fake_script": fake.script("bad", *json_steps(clean, 400))}, path=path)
+    assert answer.json()["error"]["message"] == "no such order: 41"
+
+
+def test_an_error_in_a_stream_shows_no_card(gateway: Gateway, fake: Fake) -> None:
+    error = {"error": {"message": f"cannot pay {CARD}", "type": "BadRequestError", "code": 400}}
+    answer = gateway.chat(stream=True, fake_script=fake.script("bad", *stream_steps(sse(chat_chunk("a"), error))))
+    assert "1111" not in answer.text and "does not let pass" in answer.text
+    event = {"type": "error", "error": {"type": "invalid_request_error", "message": f"cannot pay {CARD}"}}
+    body = {"model": "m", "max_tokens": 1, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    script = fake.script("bad", *stream_steps(f"event: error\ndata: {json.dumps(event)}\n\n"))
+    answer = gateway.post(body | {"fake_script": script}, path="/v1/messages")
+    assert "1111" not in answer.text and "does not let pass" in answer.text
+
+
+@pytest.mark.parametrize(
+    "beside", [f": {CARD}\n", f"id: {CARD}\n", f"event: {CARD}\n", f"retry: {CARD}\n", f"note: {CARD}\n"]
+)
+def test_what_stands_beside_an_events_data_shows_no_card(gateway: Gateway, fake: Fake, beside: str) -> None:
+    events = sse(chat_chunk("good"), chat_chunk(finish="stop"), "[DONE]")
+    with_data, alone = beside + events, beside + "\n" + events
+    for text in (with_data, alone):
+        answer = gateway.chat(stream=True, fake_script=fake.script("beside", *stream_steps(text)))
+        assert "1111" not in answer.text and said(events_of(answer.text)) == "good" and "[DONE]" in answer.text
+    start = {"type": "message_start", "message": {"id": "m", "content": [], "usage": {"input_tokens": 1}}}
+    stop = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}
+    message = "".join(f"{beside}data: {json.dumps(event)}\n\n" for event in (start, stop, {"type": "message_stop"}))
+    body = {"model": "m", "max_tokens": 1, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    answer = gateway.post(body | {"fake_script": fake.script("m", *stream_steps(message))}, path="/v1/messages")
+    assert "1111" not in answer.text
+    assert [line for line in answer.text.splitlines() if line.startswith("event: ")] == [
+        "event: message_start", "event: message_delta", "event: message_stop"
+    ]  # fmt: skip
+
+
+def test_a_byte_order_mark_hides_nothing(gateway: Gateway, fake: Fake) -> None:
+    events = sse(chat_chunk(CARD + " "), chat_chunk(finish="stop"), "[DONE]")
+    answer = gateway.chat(stream=True, fake_script=fake.script("mark", *stream_steps("\ufeff" + events)))
+    assert "1111" not in answer.text and "content_filter" in answer.text
+
+
+def test_all_texts_of_a_message_stream_are_read(gateway: Gateway, fake: Fake) -> None:
+    body = {"model": "m", "max_tokens": 1, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+
+    def answer_to(*events: dict[str, Any]) -> str:
+        text = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
+        return gateway.post(body | {"fake_script": fake.script("m", *stream_steps(text))}, path="/v1/messages").text
+
+    def block(index: int, text: str) -> list[dict[str, Any]]:
+        return [
+            {"type": "content_block_start", "index": index, "content_block": {"type": "text", "text": ""}},
+            {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": text}},
+            {"type": "content_block_stop", "index": index},
+        ]
+
+    def start(content: list[Any]) -> dict[str, Any]:
+        return {"type": "message_start", "message": {"id": "m", "content": content, "usage": {"input_tokens": 1}}}
+
+    def stop(**delta: Any) -> list[dict[str, Any]]:
+        why = {"type": "message_delta", "delta": {"stop_reason": "end_turn", **delta}, "usage": {"output_tokens": 1}}
+        return [why, {"type": "message_stop"}]
+
+    assert "refusal" not in answer_to(start([]), *block(0, "card 4111 1111 "), *stop(stop_sequence="END"))
+    for text in (
+        answer_to(start([{"type": "text", "text": CARD}]), *stop()),
+        answer_to(start([{"type": "text", "text": CARD[:9]}]), *block(0, CARD[9:]), *stop()),
+        answer_to(start([]), *block(0, CARD[:9]), *block(1, CARD[9:]), *stop()),
+        answer_to(start([]), *block(0, "fine"), *stop(stop_sequence=CARD)),
+    ):
+        assert CARD[9:] not in text and text.count('"refusal"') == 1, text

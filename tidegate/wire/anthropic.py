@@ -19,7 +19,7 @@ class MessageUsage(Struct):
 
 
 class Message(Struct):
-    """What we read of a whole message, or of `message_start`."""
+    """What we read of a whole message."""
 
     type: str = ""
     stop_reason: str | None = None
@@ -28,12 +28,18 @@ class Message(Struct):
     """In an answer of `count_tokens`."""
 
 
+class MessageStart(Message):
+    """What we read of the message in `message_start`."""
+
+    content: list[Any] | None = None
+
+
 class MessageEvent(Struct):
     """What we read of a stream's event."""
 
     type: str
     index: int = 0
-    message: Message | None = None
+    message: MessageStart | None = None
     content_block: dict[str, Any] | None = None
     delta: dict[str, Any] | None = None
     usage: MessageUsage | None = None

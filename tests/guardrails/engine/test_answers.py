@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from guardrails.engine.answers import screen_answer
+from guardrails.engine.answers import screen_answer, screen_message
 from guardrails.engine.policy import build_policy
 from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
@@ -73,3 +73,40 @@ def test_a_clean_answer_is_the_same_object() -> None:
 def test_what_cannot_be_read_does_not_pass() -> None:
     with pytest.raises(UpstreamBroken):
         screen_answer(POLICY, b'{"choices": 4111111111111111 nonsense')
+
+
+def test_the_tokens_of_logprobs_are_read() -> None:
+    tokens = [{"token": piece} for piece in ("41", "11-1111", "-1111-11", "11")]
+    chat = {"index": 0, "message": {"role": "assistant", "content": "fine"}, "logprobs": {"content": tokens}}
+    (got,) = screened(chat)
+    assert (got["finish_reason"], got["logprobs"], got["message"]["content"]) == ("content_filter", None, "fine")
+    text = {
+        "index": 0,
+        "text": "fine",
+        "logprobs": {"tokens": ["4111-1111", "-1111-1111"], "token_logprobs": [-0.1, -2]},
+    }
+    (got,) = screened(text)
+    assert (got["finish_reason"], got["logprobs"], got["text"]) == ("content_filter", None, "fine")
+    fine = {"index": 0, "text": "fine", "logprobs": {"tokens": ["4111-1111"], "token_logprobs": [-0.4111111111111111]}}
+    assert screened(fine) == [fine]
+
+
+@pytest.mark.parametrize("screen", [screen_answer, screen_message])
+def test_members_that_nobody_knows_are_taken_out_where_they_hold_a_finding(screen: Any) -> None:
+    answer = {"id": "x", "choices": [], "content": [], "usage": {"input_tokens": 1}}
+    extra = {"notes": {"of": [f"card {CARD}"]}, "rest": "kept"}
+    body, verdicts = screen(POLICY, json.dumps(answer | extra).encode())
+    assert json.loads(body) == answer | {"rest": "kept"}
+    assert [(verdict.guardrail, verdict.findings) for verdict in verdicts] == [("pan", 1)]
+
+
+def test_the_stop_sequence_of_a_message_is_read() -> None:
+    answer = {"id": "x", "content": [{"type": "text", "text": "fine"}], "stop_reason": "stop_sequence"}
+    body, verdicts = screen_message(POLICY, json.dumps(answer | {"stop_sequence": CARD}).encode())
+    assert json.loads(body) == answer | {"stop_reason": "refusal", "stop_sequence": None} and len(verdicts) == 1
+
+
+@pytest.mark.parametrize("choices", [[1], ["a"], [None], [[]], [{"message": 1}], [{"message": ["4111111111111111"]}]])
+def test_choices_of_any_form_are_no_defect(choices: Any) -> None:
+    body, _ = screen_answer(POLICY, json.dumps({"choices": choices, "padding": "000000000000"}).encode())
+    assert "4111111111111111" not in body.decode()

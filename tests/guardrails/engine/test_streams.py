@@ -1,5 +1,6 @@
 """The stream screen: nothing of a card number goes out wherever the stream is cut, and nothing else is held up."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from guardrails import pan
 from guardrails.engine.streams import StreamScreen
 from tests.guardrails.cards import CARDS, groupings
 from tests.guardrails.test_pan import hexadecimal
+from tidegate.errors import UpstreamBroken
 from tidegate.wire.openai import decode_chunk
 from tidegate.wire.sse import data_of
 
@@ -224,3 +226,107 @@ def test_tokens_that_run_ahead_of_the_text_are_read_too() -> None:
     old = {"index": 0, "text": "", "logprobs": {"tokens": ["4111 1111", " 1111 1111 "]}, "finish_reason": None}
     out, _ = play([b"data: " + json.dumps({"object": "text_completion", "choices": [old]}).encode() + b"\n\n"])
     assert b"1111" not in b"".join(out)
+
+
+@pytest.mark.parametrize("first", ["reasoning_content", "reasoning"])
+def test_a_card_that_reasoning_begins_and_content_ends_never_goes_out_whole(first: str) -> None:
+    text = "it is 4111 1111 1111 1111, ok"
+    for cut in range(7, 25):
+        for size in (1, 3, 40):
+            events = [event(**{first: text[at : min(cut, at + size)]}) for at in range(0, cut, size)]
+            events += [event(content=text[at : at + size]) for at in range(cut, len(text), size)]
+            out, _ = play([*events, event(finish="stop")])
+            sent = b"".join(out)
+            assert reasons(out) == ["content_filter"] and not any(digit in sent for digit in (b"4111", b"1111")), (
+                cut,
+                size,
+            )
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "content"])
+def test_what_reasoning_left_open_does_not_hold_the_content_for_ever(field: str) -> None:
+    then = "content" if field == "reasoning_content" else "reasoning_content"
+    screen = StreamScreen(PAN, 1)
+    feed = lambda item: screen.feed(item, decode_chunk(data_of(item)))  # noqa: E731
+    asked = event(**{field: "so it is 42"})
+    assert feed(asked) == []
+    answer = event(**{then: "Hello"})
+    assert feed(answer) == [asked, answer]
+    for _ in range(400):
+        item = event(**{then: " word"})
+        assert feed(item) == [item]
+
+
+def test_reasoning_in_turns_with_content_hides_no_card() -> None:
+    for first, then in (("content", "reasoning"), ("reasoning", "content")):
+        pieces = [(first, "4111 1111"), (then, " and so "), (first, " 1111 1111"), (then, " on")]
+        out, _ = play([*(event(**{name: text}) for name, text in pieces), event(finish="stop")])
+        assert reasons(out) == ["content_filter"] and b'1111 1111"' not in b"".join(out[1:])
+
+
+@pytest.mark.parametrize("cut", range(1, 16))
+@pytest.mark.parametrize("member", ["name", "id"])
+def test_a_card_as_a_name_in_two_pieces_never_goes_out_whole(member: str, cut: int) -> None:
+    card = "4111111111111111"
+
+    def call(piece: str) -> bytes:
+        value = {"function": {"name": piece}} if member == "name" else {"id": piece}
+        return event(tool_calls=[{"index": 0, **value}])
+
+    out, _ = play([call(card[:cut]), call(card[cut:]), event(finish="tool_calls")])
+    assert reasons(out) == ["content_filter"] and card[cut:].encode() not in b"".join(out[1:])
+
+
+def test_a_name_that_comes_with_every_piece_is_one_name() -> None:
+    call = {"index": 0, "id": "call_41111111", "function": {"name": "pay_1111", "arguments": "{}"}}
+    events = [*[event(tool_calls=[call])] * 5, event(finish="tool_calls")]
+    assert play(events)[0] == events
+
+
+def slowly(events: list[bytes]) -> tuple[list[bytes], int]:
+    """What goes out of a screen that is fed `events` slowly, and how often other tasks had their turn."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run() -> list[bytes]:
+        screen, out = StreamScreen(PAN, 1), list[bytes]()
+        counting = asyncio.create_task(count())
+        for item in events:
+            out += await screen.feed_slowly(item, decode_chunk(data_of(item)))
+            if screen.ended:
+                break
+        counting.cancel()
+        return out + screen.finish()
+
+    return asyncio.run(run()), turns
+
+
+@given(st.lists(st.text(alphabet="41 a,", max_size=40), max_size=6), st.integers(0, 3))
+@settings(max_examples=60)
+def test_a_long_event_is_read_as_a_short_one(pieces: list[str], times: int) -> None:
+    text = "".join(pieces) + "x" * 4096 * times
+    for tail in ("", "4111 1111 1111 1111"):
+        events = [event(content=text + tail), event(content=" end"), event(finish="stop")]
+        assert slowly(events)[0] == play(events)[0]
+
+
+@pytest.mark.parametrize("where", ["content", "name"])
+def test_others_have_their_turn_while_a_long_event_is_read(where: str) -> None:
+    text = "4000 0001 " * 50_000
+    long = event(content=text) if where == "content" else event(tool_calls=[{"index": 0, "function": {"name": text}}])
+    _, turns = slowly([long, event(finish="stop")])
+    assert turns >= len(text) // 17_000
+
+
+def test_what_is_held_is_bounded_in_bytes_and_in_texts() -> None:
+    with pytest.raises(UpstreamBroken, match="held back"):
+        play([event(content="4"), *[event(role="x" * 500_000)] * 20])
+    with pytest.raises(UpstreamBroken, match="beside each other"):
+        play([event(**{f"text{number}": "a"}) for number in range(2000)])
+    with pytest.raises(UpstreamBroken, match="beside each other"):
+        play([event(tool_calls=[{"index": number, "id": f"a{number}"}]) for number in range(2000)])
