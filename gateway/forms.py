@@ -15,7 +15,8 @@ from guardrails.engine.texts import screen_text
 from tidegate.config.resources import GUARDED_FIELDS
 from tidegate.errors import InvalidRequest, UnsupportedMediaType
 
-MAX_FIELD_BYTES = 65_536
+MAX_TEXT_BYTES = 65_536
+"""Of all fields but the file, which are screened on the event loop."""
 _MAX_PARTS = 64
 _MAX_HEAD_BYTES = 4096
 _ONCE = frozenset({"model", "stream", "file"}) | GUARDED_FIELDS
@@ -25,7 +26,7 @@ _TYPE = re.compile(rb"multipart/form-data((?:[ \t]*;[ \t]*[a-z]+=(?:\"[^\"\\]*\"
 _TYPE_PARAMETER = re.compile(rb";[ \t]*([A-Za-z]+)=(?:\"([^\"]*)\"|([^\s;]+))")
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _UTF_8 = (b"utf-8", b"utf8")
-_HEADER = re.compile(rb"([A-Za-z-]{1,40}): *([^\x00-\x1f\x7f]*?) *")
+_HEADER = re.compile(rb"([A-Za-z-]{1,40}):([^\x00-\x1f\x7f]*+)")
 _DISPOSITION = re.compile(rb"form-data((?: *; *[a-z]+\*?=(?:\"[^\"]*\"|%b))+)" % _TOKEN, re.IGNORECASE)
 _PARAMETER = re.compile(rb"; *([A-Za-z]+\*?)=(?:\"([^\"]*)\"|([^\s;]+))")
 _NAME = re.compile(rb"[A-Za-z0-9_.-]{1,64}(?:\[[A-Za-z0-9_.-]{0,64}\]){0,2}")
@@ -80,7 +81,7 @@ class Form:
         self._opening = b"--" + boundary + b"\r\n"
         self._delimiter = b"\r\n--" + boundary
         self._names: set[str] = set()
-        self._parts = 0
+        self._parts = self._text_bytes = 0
         self._part = _Part("", is_file=False)
         self._value = bytearray()
         self._began_at = 0
@@ -195,8 +196,10 @@ class Form:
         if self._part.is_file:
             return
         self._value += data
-        if len(self._value) > MAX_FIELD_BYTES:
-            raise InvalidRequest(f"A field of the form is longer than {MAX_FIELD_BYTES} bytes.", param=self._part.name)
+        self._text_bytes += len(data)
+        if self._text_bytes > MAX_TEXT_BYTES:
+            message = f"The fields of the form are longer than {MAX_TEXT_BYTES} bytes together."
+            raise InvalidRequest(message, param=self._part.name)
 
     def _end_part(self) -> None:
         if self._part.is_file:
@@ -230,7 +233,7 @@ def _part_of(head: bytes) -> _Part:
         name = b"" if match is None else match[1].lower()
         if match is None or name in headers:
             raise InvalidRequest("The head of a field of the form is malformed, or has a header twice.")
-        headers[name] = match[2]
+        headers[name] = match[2].strip(b" ")
     name, is_file = _named(headers.pop(b"content-disposition", b""))
     charset = _CHARSET.search(headers.pop(b"content-type", b""))
     if charset is not None and not is_file and charset[1].strip().lower() not in _UTF_8:

@@ -307,6 +307,7 @@ class Pipeline:
             exchange.outcome, late = Outcome.CANCELLED, True
         except (OSError, asyncio.CancelledError):
             exchange.outcome = Outcome.CANCELLED
+            late = exchange.cut_by is not None and not exchange.call.gone
         if late:
             await exchange.abandon()
 

@@ -119,7 +119,7 @@ async def _relay_stream(exchange: Exchange, connection: Connection, settings: Re
     while pieces := await connection.read_pieces():
         out: list[bytes] = []
         events, whole = stream.events, splitter.feed(pieces)
-        few = sum(map(len, whole)) <= _MANY_BYTES
+        few = sum(map(len, whole)) <= _MANY_BYTES and (not whole or max(map(len, whole)) <= _FEW_BYTES)
         failure = _take(stream, whole, out) if few else await _take_slowly(stream, whole, out)
         good = b"".join(out)
         pieces, out = [], []  # a slow reader may take long now, and nothing should be held twice meanwhile

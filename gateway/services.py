@@ -84,6 +84,9 @@ class ServiceRelay:
             visit.status = error.status
             self._note(visit, error.error_code or error.type)
             raise
+        except Exception:
+            self._note(visit, "defect")
+            raise
         except BaseException:
             visit.status = 499
             self._note(visit, "client_gone")
@@ -123,7 +126,8 @@ class ServiceRelay:
             finally:
                 self._uploads.give_back(project)
         most = principal.limits.max_body_bytes or self._settings.gateway.max_body_bytes
-        body = await self._screened(request, await self._read(request, most))
+        body = await self._read(request, most)
+        body = await unless_gone(request, self._screened(request, body))
         return await self._call(
             request, way, ServiceRequest(request.method, path, body, replay=request.method != "POST"), span
         )

@@ -91,6 +91,7 @@ class Upload:
     async def _receive(self) -> bytes:
         self._exchange.due = min(self._loop.time() + self._patience_s, self.deadline)
         message = await self._exchange.call.receive()
+        self._exchange.due = self.deadline  # what is waited for now is the model server
         if message["type"] != "http.request":
             raise ClientGone("the caller hung up before the body was complete")
         data: bytes = message["body"]

@@ -1,7 +1,7 @@
 """Brings each project's index to what the database says, and knows what a search must be told about it.
 
-Nothing is compared unless something has changed. Projects do not wait for each other: each has a task of its own while it has
-work, and small builds never stand behind large ones.
+Nothing is compared unless something has changed. Each project has a task of its own while it has work; two are compared at a
+time, one small and one large index built, so that small builds never stand behind large ones.
 """
 
 import asyncio

@@ -56,8 +56,15 @@ class Intake:
             "sha256": report.sha256,
             "media_type": media_type,
         }
-        await asyncio.to_thread(shelf.put_document, file_id, document)
+        keeping = asyncio.ensure_future(self._keep(shelf, row, document))
+        keeping.add_done_callback(_retrieve)
+        return await asyncio.shield(keeping)  # whoever leaves now leaves a whole file, not half of one
+
+    async def _keep(self, shelf: Shelf, row: dict[str, object], document: bytes) -> Row:
+        """Text and row, or neither."""
+        file_id = str(row["file_id"])
         try:
+            await asyncio.to_thread(shelf.put_document, file_id, document)
             return await self._note(shelf.owner, row)
         except BaseException:
             shelf.delete_document(file_id)
@@ -82,6 +89,12 @@ def count_verdicts(metrics: Metrics, verdicts: tuple[Verdict, ...]) -> None:
     """Counts what guardrails found."""
     for verdict in verdicts:
         metrics.count(names.VERDICTS, verdict.guardrail, verdict.origin, verdict.action, by=verdict.findings)
+
+
+def _retrieve(keeping: asyncio.Future[Row]) -> None:
+    """So that an error is not reported as forgotten where its caller has left."""
+    if not keeping.cancelled():
+        keeping.exception()
 
 
 def _clean(filename: str) -> str:

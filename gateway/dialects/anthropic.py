@@ -213,10 +213,10 @@ def _as_chunk(event: MessageEvent) -> Chunk:
         return Chunk(
             choices=[ChunkChoice(delta={"stop_sequence": event.delta.get("stop_sequence")}, finish_reason=ended)]
         )
-    said: Any = event.delta if event.content_block is None else event.content_block
+    said: list[Any] = [each for each in (event.content_block, event.delta) if each is not None]
     if event.message is not None:
-        said = event.message.content
-    return Chunk(choices=[] if said is None else [ChunkChoice(delta={f"block {event.index}": said})])
+        said += event.message.content or []
+    return Chunk(choices=[ChunkChoice(delta={f"block {event.index + at}": each}) for at, each in enumerate(said)])
 
 
 def _name_of(event: MessageEvent) -> bytes:

@@ -19,10 +19,20 @@ from tidegate.errors import (
     render_event,
 )
 from tidegate.types import Outcome, Usage, UsageSource
-from tidegate.wire.openai import UNREADABLE, Chunk, ChunkHead, WireUsage, decode_answer, decode_chunk, decode_head
+from tidegate.wire.openai import (
+    UNREADABLE,
+    Chunk,
+    ChunkHead,
+    WireUsage,
+    decode_answer,
+    decode_any,
+    decode_chunk,
+    decode_head,
+)
 from tidegate.wire.shape import EventShape, shape_of
 from tidegate.wire.sse import DONE, data_of, encode_event
 
+_MANY_CHOICES = 2**31
 _MOST_TOKENS = 2**40
 
 
@@ -84,8 +94,8 @@ class OpenAiStream:
     __slots__ = ("_exchange", "_head", "_open", "_screen", "_shape", "cut", "done", "events")
 
     def __init__(self, exchange: Exchange) -> None:
-        policy, request = exchange.policy, exchange.request
-        choices = (request.n if request else 1) or 1
+        policy = exchange.policy
+        choices = _choices_of(exchange) if policy and policy.outputs else 1
         self._exchange = exchange
         self._screen = StreamScreen(policy.outputs, choices) if policy and policy.outputs else None
         self._shape: EventShape | None = None
@@ -212,6 +222,18 @@ class OpenAiStream:
             out.append(cite_stream(self._head or ChunkHead(), exchange.citations))
         out.append(done)
         self.done = True
+
+
+def _choices_of(exchange: Exchange) -> int:
+    """How many choices a stream will have: `n` for each prompt."""
+    request = exchange.request
+    if request is None:
+        return 1
+    choices = request.n or 1
+    if exchange.inspection is not None and exchange.path.endswith("/completions") and "chat" not in exchange.path:
+        return _MANY_CHOICES  # of a large body the prompts are not kept
+    prompts = bytes(request.prompt) if request.prompt is not UNSET else b""
+    return choices * len(decode_any(prompts)) if prompts[:1] == b"[" else choices
 
 
 def read_usage(usage: WireUsage) -> Usage:

@@ -8,7 +8,7 @@ from guardrails.engine.answers import screen_error
 from tidegate.wire.openai import UNREADABLE, decode_any, encode
 
 _MAX_TOLD = 1000
-_MAX_BODY_BYTES = 65_536
+_MAX_BODY_BYTES = 16_384
 _WITHHELD = {
     "message": "The model server refused the request. Its message holds what the policy of this project does not let pass.",
     "type": "invalid_request_error",
@@ -54,16 +54,21 @@ def read_refusal(exchange: Exchange, body: bytes, status: int) -> tuple[dict[str
     """What the body of a refusal says, as OpenAI's error object; and whether the client may read the body as it is."""
     if len(body) > _MAX_BODY_BYTES:
         return error_in(b"", status), False
-    if _has_finding(exchange, _decoded(body)):
+    error = error_in(body, status)
+    if _has_finding(exchange, [_decoded(body), error]):
         return _WITHHELD, False
-    return error_in(body, status), is_error_object(body)
+    return error, is_error_object(body)
 
 
 def _has_finding(exchange: Exchange, said: Any) -> bool:
     policy = exchange.policy
-    verdicts = screen_error(policy, said) if policy is not None and policy.outputs else []
-    if verdicts:
-        exchange.verdicts = [*exchange.verdicts, *verdicts]
+    if policy is None or not policy.outputs:
+        return False
+    try:
+        verdicts = screen_error(policy, said)
+    except RecursionError:
+        return True
+    exchange.verdicts = [*exchange.verdicts, *verdicts]
     return bool(verdicts)
 
 

@@ -2,6 +2,7 @@
 
 from gateway.limits.interface import SERVICES, ProjectLimits
 from tidegate.config.settings import Settings
+from tidegate.serving.capacity import connection_limit
 from tidegate.serving.shares import Shares
 from tidegate.telemetry import names
 from tidegate.telemetry.metrics import Metrics
@@ -18,7 +19,9 @@ class Room:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         largest = max(settings.gateway.max_body_bytes, settings.knowledge.max_file_bytes)
-        self._requests = Shares(settings.gateway.max_inflight_requests, "requests at once")
+        connections = connection_limit(settings.gateway.max_connections)
+        requests = min(settings.gateway.max_inflight_requests, max(1, connections * 3 // 4))  # and some for newcomers
+        self._requests = Shares(requests, "requests at once")
         self._bytes = Shares(
             max(settings.gateway.max_buffered_bytes, 3 * largest), "bytes of requests that are held at once"
         )

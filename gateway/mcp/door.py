@@ -104,7 +104,7 @@ class ToolDoor:
         declared = request.headers.get("content-length", "")
         held.enter_context(self._requests.taken(visit.principal))
         held.enter_context(
-            self._bodies.taken(visit.principal, min(int(declared), most) if declared.isdigit() else most)
+            self._bodies.taken(visit.principal, min(int(declared) or 1, most) if declared.isdigit() else most)
         )
         return await read_body(request, most_bytes=most, timeout_s=self._body_timeout_s)
 

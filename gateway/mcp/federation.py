@@ -22,7 +22,7 @@ from mcp_types import (
 from opentelemetry.trace import Span, SpanKind
 
 from gateway.exchange import new_request_id
-from gateway.limits.interface import ProjectLimits
+from gateway.limits.interface import SERVICES, ProjectLimits
 from gateway.mcp.catalogue import UNKNOWN, Catalogue
 from gateway.mcp.meter import Call, ToolMeter
 from gateway.mcp.shares import Shares
@@ -167,13 +167,13 @@ class Federation:
             if visit.delegated is not None:
                 yield
                 return
-            asked = self._limits.reserve(visit.principal)
+            asked = self._limits.reserve(visit.principal, SERVICES)  # the tool may call models itself
             if asked is not None:
                 await asked
             try:
                 yield
             finally:
-                self._limits.release(visit.principal)
+                self._limits.release(visit.principal, SERVICES)
 
     async def _admit(self, visit: Visit) -> None:
         asked = self._limits.admit(visit.principal)

@@ -1,6 +1,7 @@
 """The worker processes: started, watched, replaced, stopped."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -92,14 +93,14 @@ class Crew:
         await self.start(count)
         for worker in present:
             worker.dismissed = True
-            worker.process.send_signal(signal.SIGUSR1)
+            _tell(worker, signal.SIGUSR1)
 
     async def stop(self, patience_s: float) -> None:
         """Tells every worker to stop, and waits; beyond `patience_s` they are killed."""
         self._stopping = True
         for worker in self._workers:
             worker.dismissed = True
-            worker.process.send_signal(signal.SIGTERM)
+            _tell(worker, signal.SIGTERM)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience_s)
         await self._dismiss(list(self._workers), signal.SIGKILL)
@@ -107,13 +108,12 @@ class Crew:
     def hurry(self) -> None:
         """Tells every worker to stop at once: a second signal."""
         for worker in self._workers:
-            worker.process.send_signal(signal.SIGTERM)
+            _tell(worker, signal.SIGTERM)
 
     async def _dismiss(self, workers: list[Worker], number: int) -> None:
         for worker in workers:
             worker.dismissed = True
-            if worker.process.returncode is None:
-                worker.process.send_signal(number)
+            _tell(worker, number)
         for worker in workers:
             await worker.process.wait()
         while any(worker in self._workers for worker in workers):  # noqa: ASYNC110 - until they are buried
@@ -150,7 +150,7 @@ class Crew:
             worker.ready = worker.ready or line == b"ready\n"
         code = await worker.process.wait()
         worker.ready = False
-        await asyncio.to_thread(self._bury, worker.slot)
+        await self._settle(worker)
         self._workers.discard(worker)
         if worker.dismissed or self._stopping:
             return
@@ -162,3 +162,24 @@ class Crew:
         await asyncio.sleep(pause_s)
         if not self._stopping:
             await self._spawn()
+
+    async def _settle(self, worker: Worker) -> None:
+        """Does for an ended worker what is left to do, as soon as that is possible: the disk may be full."""
+        pause_s = 1.0
+        while True:
+            try:
+                await asyncio.to_thread(self._bury, worker.slot)
+                return
+            except Exception as error:  # noqa: BLE001 - a successor must start, whatever it is
+                self._log.write("error", "worker_not_settled", slot=worker.slot, error=type(error).__name__)
+            if self._stopping:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(_HEALTHY_S, 2 * pause_s)
+
+
+def _tell(worker: Worker, number: int) -> None:
+    """Sends a signal, unless the process has ended."""
+    if worker.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.process.send_signal(number)

@@ -1,7 +1,7 @@
 """Screens a whole (non-streamed) answer."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from guardrails.engine.interfaces import Guardrail
@@ -16,10 +16,19 @@ _KNOWN = frozenset(
     {"id", "object", "created", "model", "usage", "system_fingerprint", "service_tier", "kv_transfer_params"}
 )
 """Members of an answer that the model has not written."""
-_TOKENS = re.compile(rb'"logprobs"\s*:\s*\{')
+_TOKENS = re.compile(rb'"logprobs"\s*:\s*[\[{"]')
+_REASONING = re.compile(rb'"reasoning(?:_content)?"\s*:\s*"[^"]')
 _OF_PROMPT = frozenset({"prompt_logprobs", "prompt_token_ids"})
 """Members that repeat what was screened on its way in."""
-_READ_ELSEWHERE = frozenset({"choices", "content", "stop_reason", "stop_sequence", "type", "role"})
+_READ = frozenset({"choices"})
+_READ_OF_MESSAGE = frozenset({"content", "stop_reason", "stop_sequence", "type", "role"})
+"""Members that are read by themselves."""
+_PROSE = ("reasoning_content", "reasoning", "content", "refusal")
+"""Members of a message that people read one after the other."""
+
+
+_MEETING_CHARS = 640
+_UNREADABLE = "the model server's answer is not of the expected form"
 
 
 def screen_answer(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
@@ -41,10 +50,19 @@ def screen_message(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
 
 
 def suspects_of(policy: Policy, raw: bytes) -> list[Guardrail]:
-    """Guardrails that may find something in an answer, in one of its texts or in the tokens of its logprobs."""
-    if b'"logprobs"' in raw and _TOKENS.search(raw) is not None:
-        return [*policy.outputs]  # one text cut into many
+    """Guardrails that may find something in an answer, in one of its texts or across some of them."""
+    if _is_in_pieces(raw):
+        return [*policy.outputs]
     return [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
+
+
+def _is_in_pieces(raw: bytes) -> bool:
+    """Whether a text may stand in several strings: tokens, reasoning beside content, blocks of a message."""
+    if b'"logprobs"' in raw and _TOKENS.search(raw) is not None:
+        return True
+    if b'"reasoning' in raw and _REASONING.search(raw) is not None:
+        return True
+    return raw.count(b'"text"') > 2 or b'"thinking"' in raw  # one block has two: its type, and its text
 
 
 def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]:
@@ -55,7 +73,8 @@ def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]
     """
     suspects = [guardrail for guardrail in policy.outputs if guardrail.may_match(raw)]
     try:
-        answer = decode_any(raw) if raw.startswith(b"{") else {"text": raw.decode()}
+        is_json = raw.lstrip()[:1] == b"{"
+        answer = decode_any(raw) if is_json else {"text": raw.decode()}
     except (ValueError, RecursionError) as error:
         raise UpstreamBroken("the model server's answer cannot be read") from error
     verdicts = [verdict for verdict in _verdicts(suspects, answer) if verdict.findings]
@@ -65,7 +84,7 @@ def screen_transcript(policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]]
     for guardrail in suspects:
         text = mask(guardrail, text)
     kept = {name: answer[name] for name in ("task", "language", "duration", "usage") if name in answer}
-    return encode({**kept, "text": text}) if raw.startswith(b"{") else text.encode(), verdicts
+    return encode({**kept, "text": text}) if is_json else text.encode(), verdicts
 
 
 def screen_error(policy: Policy, error: Any) -> list[Verdict]:
@@ -88,39 +107,73 @@ def _screen(how: _How, policy: Policy, raw: bytes) -> tuple[bytes, list[Verdict]
 
 def _screened(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
     answer = decode_any(raw)
-    choices = answer.get("choices") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        raise UpstreamBroken(_UNREADABLE)
+    choices = answer.get("choices") or []
     verdicts: list[Verdict] = []
-    for choice in choices if isinstance(choices, list) else []:
-        for guardrail in suspects if isinstance(choice, dict) else []:
+    for choice in _objects(choices):
+        for guardrail in suspects:
             if count := _end(guardrail, choice):
                 verdicts.append(Verdict(guardrail.name, "output", guardrail.on_output, count))
-    verdicts += _without_unknown(suspects, answer)
+    verdicts += _without_unknown(suspects, answer, _READ)
     return (encode(answer), verdicts) if verdicts else (raw, [])
+
+
+def _objects(items: Any) -> list[dict[str, Any]]:
+    """A list of objects.
+
+    Raises:
+        UpstreamBroken: it is not.
+    """
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise UpstreamBroken(_UNREADABLE)
+    return items
 
 
 def _screened_message(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, list[Verdict]]:
     answer = decode_any(raw)
-    content = answer.get("content") if isinstance(answer, dict) else None
-    blocks = content if isinstance(content, list) else []
+    if not isinstance(answer, dict):
+        raise UpstreamBroken(_UNREADABLE)
+    blocks = _objects(answer.get("content") or [])
+    verdicts = _without_unknown(suspects, answer, _READ_OF_MESSAGE)
+    stop = _verdicts(suspects, answer.get("stop_sequence"))
     for number, block in enumerate(blocks):
-        if verdicts := _verdicts(suspects, block):
-            answer["content"] = [*blocks[:number], *_before_finding(suspects, block)]
-            answer |= {"stop_reason": "refusal", "stop_sequence": None}
-            _without_unknown(suspects, answer)
-            return encode(answer), verdicts
-    verdicts = _without_unknown(suspects, answer)
-    if isinstance(answer, dict) and (found := _verdicts(suspects, answer.get("stop_sequence"))):
+        if found := _verdicts(suspects, block) or _across(suspects, blocks[:number], block):
+            kept = (
+                blocks[:number]
+                if _across(suspects, blocks[:number], block)
+                else [*blocks[:number], *_before_finding(suspects, block)]
+            )
+            answer |= {"content": kept, "stop_reason": "refusal", "stop_sequence": None}
+            return encode(answer), found + verdicts
+    if stop:
         answer |= {"stop_reason": "refusal", "stop_sequence": None}
-        verdicts += found
+    verdicts += stop
     return (encode(answer), verdicts) if verdicts else (raw, [])
 
 
-def _without_unknown(suspects: list[Guardrail], answer: Any) -> list[Verdict]:
+def _across(suspects: list[Guardrail], before: list[dict[str, Any]], block: dict[str, Any]) -> list[Verdict]:
+    """Findings that begin in the text of the blocks `before` and end in that of `block`."""
+    head, text = "".join(map(_prose_of, before))[-_MEETING_CHARS:], _prose_of(block)
+    if not head or not text:
+        return []
+    verdicts = []
+    for guardrail in suspects:
+        found = guardrail.scan(head + text, final=True).findings
+        count = sum(span.start < len(head) < span.end for span in found)
+        if count:
+            verdicts.append(Verdict(guardrail.name, "output", guardrail.on_output, count))
+    return verdicts
+
+
+def _prose_of(block: dict[str, Any]) -> str:
+    return "".join(text for name in ("thinking", "text") if isinstance(text := block.get(name), str))
+
+
+def _without_unknown(suspects: list[Guardrail], answer: dict[str, Any], read: frozenset[str]) -> list[Verdict]:
     """Takes members out of an answer that nobody knows and in which there is a finding."""
     verdicts: list[Verdict] = []
-    for name in [*answer] if isinstance(answer, dict) else []:
-        if name in _KNOWN or name in _OF_PROMPT or name in _READ_ELSEWHERE:
-            continue
+    for name in answer.keys() - _KNOWN - _OF_PROMPT - read:
         if found := _verdicts(suspects, {name: answer[name]}):
             del answer[name]
             verdicts += found
@@ -141,13 +194,24 @@ def _before_finding(suspects: list[Guardrail], block: Any) -> list[dict[str, Any
     return [{"type": "text", "text": text[: min(starts)]}] if starts else []
 
 
+def _pieced(choice: dict[str, Any]) -> Iterator[str]:
+    """The texts of a choice that stand in several strings."""
+    message, logprobs = choice.get("message"), choice.get("logprobs")
+    if isinstance(message, dict):
+        yield "".join(text for name in _PROSE if isinstance(text := message.get(name), str))
+    if isinstance(logprobs, dict):
+        yield tokens_of(logprobs)
+    elif isinstance(logprobs, str | list):
+        yield encode(logprobs).decode()
+
+
 def _end(guardrail: Guardrail, choice: dict[str, Any]) -> int:
     """Ends `choice` in place before its first finding; how many findings there were."""
     said = {key: value for key, value in choice.items() if key != "logprobs"}
     findings = {path: found for path, text in strings(said) if (found := guardrail.scan(text, final=True).findings)}
     count = sum(len(found) for found in findings.values())
-    if not findings and isinstance(logprobs := choice.get("logprobs"), dict):
-        count = len(guardrail.scan(tokens_of(logprobs), final=True).findings)
+    if not count:
+        count = sum(len(guardrail.scan(text, final=True).findings) for text in _pieced(choice))
     if not count:
         return 0
     index, message = choice.get("index", 0), choice.get("message")

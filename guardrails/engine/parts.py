@@ -16,6 +16,8 @@ NEVER_MEDIA = frozenset({"tools", "tool_choice", "functions", "metadata", "respo
 """Outermost fields in which a URL is only mentioned."""
 DATA = frozenset({"arguments", "input", "parameters", "input_schema", "json"})
 """Fields below which everything is shown to the model as text."""
+TEXT_MEMBERS = ("text", "refusal", "thinking")
+"""Members of a content part that the model reads as text; of several the first counts."""
 _MEDIA = frozenset({"image_url", "audio_url", "video_url", "file_url", "file_data"})
 _INLINE_MEDIA = re.compile(r"(data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,)[A-Za-z0-9+/=]*\Z", re.IGNORECASE)
 _MAX_NESTED_JSON = 3
@@ -64,7 +66,7 @@ class Texts:
         elif isinstance(value, list):
             for item in value:
                 self._walk(item, BELOW if place in (BELOW, PARTS) else NOWHERE, nested)
-            self.runs += [[text for _, text in run] for run in _runs(value, place == PARTS)]
+            self.runs += [[text for *_, text in run] for run in _runs(value, place == PARTS)]
         elif value is not None and not isinstance(value, bool):
             self._add(number_text(value))
 
@@ -147,14 +149,21 @@ def _json_in(text: str) -> Any:
         return None
 
 
-def _runs(items: list[Any], of_content: bool) -> list[list[tuple[int, str]]]:
-    """Neighbours in a list that are text parts, with their indices; two at least. Content may have bare strings as parts."""
-    runs: list[list[tuple[int, str]]] = []
-    run: list[tuple[int, str]] = []
+_Run = list[tuple[int, str, str]]
+"""Neighbours: index, member that holds the text (empty for a bare string), text."""
+
+
+def _runs(items: list[Any], of_content: bool) -> list[_Run]:
+    """Neighbours in a list that are text parts; two at least. Content may have bare strings as parts."""
+    runs: list[_Run] = []
+    run: _Run = []
     for index, item in enumerate(items):
-        text = item.get("text") if isinstance(item, dict) else item if of_content else None
+        member = ""
+        if isinstance(item, dict):
+            member = next((name for name in TEXT_MEMBERS if isinstance(item.get(name), str)), "")
+        text = item[member] if member else item if of_content else None
         if isinstance(text, str):
-            run.append((index, text))
+            run.append((index, member, text))
             continue
         if len(run) > 1:
             runs.append(run)
@@ -178,9 +187,9 @@ def _across(guardrail: Guardrail, run: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
-def _mask_across(guardrail: Guardrail, items: list[Any], run: list[tuple[int, str]]) -> None:
+def _mask_across(guardrail: Guardrail, items: list[Any], run: _Run) -> None:
     """Mask what lies across parts: what stands in its place goes into the first of them."""
-    texts = [text for _, text in run]
+    texts = [text for *_, text in run]
     joined = "".join(texts)
     for span in reversed(guardrail.scan(joined, final=True).findings):
         at = 0
@@ -191,7 +200,6 @@ def _mask_across(guardrail: Guardrail, items: list[Any], run: list[tuple[int, st
             elif span.start < at < span.end:
                 texts[number] = text[max(end, 0) :]
             at += len(text)
-    for (index, before), after in zip(run, texts, strict=True):
+    for (index, member, before), after in zip(run, texts, strict=True):
         if after != before:
-            item = items[index]
-            items[index] = after if isinstance(item, str) else {**item, "text": after}
+            items[index] = {**items[index], member: after} if member else after

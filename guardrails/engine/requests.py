@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.media import not_allowed
-from guardrails.engine.parts import Texts, masked
+from guardrails.engine.parts import TEXT_MEMBERS, Texts, masked
 from guardrails.engine.policy import Policy
 from tidegate.config.resources import GUARDED_FIELDS, PART_FIELDS
 from tidegate.errors import ContentFiltered, InvalidRequest
@@ -17,9 +17,13 @@ from tidegate.types import Action, Verdict
 from tidegate.wire.openai import GenerateRequest, decode_object, encode
 from tidegate.wire.skim import DISGUISE
 
-_TEXT_FIELD = re.compile(rb'"text"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_TEXT_FIELD = re.compile(rb'"(?:text|refusal|thinking)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _MESSAGES = re.compile(rb'\[\s*\{\s*"(?:role|content)"')
 _STRINGS = re.compile(rb'\[\s*"')
+_TEXT_MEMBERS = tuple(b'"%s"' % name.encode() for name in TEXT_MEMBERS)
+_CONTENT_LIST = re.compile(rb'"content"\s*:\s*\[')
+_BARE_BEHIND = re.compile(rb'\}\s*,\s*"[^"\\]*+(?:\\.[^"\\]*+)*+"\s*[,\]]', re.DOTALL)
+"""A bare string behind an object in a list; the name of a field has a colon behind it."""
 _BARE_PARTS = re.compile(rb'"content"\s*:\s*\[\s*"')
 _OFF = (b"null", b"false")
 _decode_texts = msgspec.json.Decoder(list[str]).decode
@@ -55,8 +59,9 @@ def _joined_parts(raw: bytes) -> bytes | None:
     disguised = b"\\u00" in raw and DISGUISE.search(raw) is not None
     if disguised or (_STRINGS.search(raw) is not None and _BARE_PARTS.search(raw) is not None):
         return None
-    text = raw.find(b'"text"')
-    if text < 0 or raw.find(b'"text"', text + 6) < 0:
+    if _CONTENT_LIST.search(raw) is not None and _BARE_BEHIND.search(raw) is not None:
+        return None
+    if sum(map(raw.count, _TEXT_MEMBERS)) < 2:
         return b""
     parts = _TEXT_FIELD.findall(raw)
     return b'"%s"' % b"".join(parts) if len(parts) > 1 else b""

@@ -1,15 +1,15 @@
 """Screens a stream event by event, holding back only while something may be about to become a finding.
 
-Events are released as the bytes they came in. While the end of a choice's text is open (a digit run, say), the events
-that hold its open part wait, and later ones behind them, so order never changes. A finding ends its choice: what was
-held of it is dropped and a last chunk with `finish_reason: content_filter` takes its place; other choices go on.
+Events go out as the bytes they came in, and comments at once. While the end of a choice's text is open (a digit run, say),
+the events that hold its open part wait, and later ones behind them, so order never changes. A finding ends its choice: what
+was held of it is dropped and a last chunk with `finish_reason: content_filter` takes its place; other choices go on.
 
 Every member of a choice is a text of its own. Where one follows another, what was open in the first is held no longer; where
 people read one after the other, as content after reasoning, the place where they meet is read, too.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,19 +19,22 @@ from guardrails.engine.policy import KEY, strings
 from guardrails.engine.texts import scan_blocks
 from tidegate.errors import UpstreamBroken
 from tidegate.types import Verdict
-from tidegate.wire.openai import Chunk, ChunkChoice, decode_any, encode
+from tidegate.wire.openai import UNREADABLE, Chunk, ChunkChoice, decode_any, encode
 from tidegate.wire.sse import data_of, encode_event
 
 MAX_HELD_EVENTS = 4096  # some 40 suffice for one open number; more means the upstream sends empty deltas for ever
 MAX_HELD_BYTES = 8_388_608
-MAX_CHANNELS = 1024
+MAX_CHANNELS = 256
+MAX_PIECES = 512
+"""Of one event."""
+MAX_BESIDE_BYTES = 4096
 SLICE_CHARS = 4096
-"""What is read in one go: less than half a millisecond, whatever it is."""
+"""What is read in one go: about a millisecond at most."""
 
-_WHOLE = frozenset({"id", "type", "role", "name", "index", "stop_sequence"})
+_WHOLE = frozenset({"id", "type", "role", "name", "index", "stop_sequence", KEY})
 """Members of a delta that are sent whole as a rule, so that nothing is held for them; the others are texts that go on."""
-_MAY_GO_ON = frozenset({"id", "name"})
-_WHOLE_CHARS = 64
+_MAY_GO_ON = _WHOLE - {"index", KEY}
+_SHORT_WHOLE, _WHOLE_CHARS = 8, 64
 """Of those, what was sent before is read again with what follows."""
 _JOINED_CHARS = 640
 """How far the place where two texts meet can matter: twice what the digits of one number may take."""
@@ -42,6 +45,7 @@ Channel = tuple[int, int, Path]
 """Guardrail, choice and path; the texts of one channel are read as one."""
 _PROSE = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text", "thinking"})
 """Members that people read one after the other; arguments of tools are not."""
+_UNREADABLE = "the model server sent an event that cannot be read"
 _JOINED: Path = ("joined",)
 _LOGPROBS: Path = ("logprobs",)
 
@@ -76,8 +80,8 @@ class StreamScreen:
     """One stream's state; not for reuse."""
 
     __slots__ = (
-        "_blocked", "_choices", "_finished", "_guardrails", "_held", "_held_bytes", "_joined", "_last", "_latest", "_texts",
-        "_wholes", "_without", "verdicts",
+        "_blocked", "_choices", "_finished", "_guardrails", "_has_stale", "_held", "_held_bytes", "_joined", "_last",
+        "_latest", "_prose", "_texts", "_wholes", "_without", "verdicts",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +100,8 @@ class StreamScreen:
         self._texts: dict[Channel, _Text] = {}
         self._latest: dict[int, Path] = {}
         """By choice, the text that came last."""
+        self._prose: dict[int, Path] = {}
+        """By choice, the text for people that came last; arguments of tools do not interrupt what people read."""
         self._joined: dict[int, int] = {}
         """By choice, characters since one text has followed another, while their meeting can still matter."""
         self._wholes: dict[tuple[int, Path], str] = {}
@@ -103,6 +109,8 @@ class StreamScreen:
         self._held_bytes = 0
         self._blocked: set[int] = set()
         self._finished: set[int] = set()
+        self._has_stale = False
+        """There are texts of choices that have finished."""
         self.verdicts: list[Verdict] = []
 
     @property
@@ -117,9 +125,12 @@ class StreamScreen:
             UpstreamBroken: too much would have to be held back.
         """
         held, newly = _Held(event), list[int]()
-        for _ in self._steps(chunk, held, newly):
-            pass
-        return self._after(held, newly)
+        try:
+            for _ in self._steps(chunk, held, newly):
+                pass
+            return self._after(held, newly)
+        except UNREADABLE as error:
+            raise UpstreamBroken(_UNREADABLE) from error
 
     async def feed_slowly(self, event: bytes, chunk: Chunk) -> list[bytes]:
         """As `feed` for a long event: other tasks of the event loop have their turn after every `SLICE_CHARS`.
@@ -128,9 +139,12 @@ class StreamScreen:
             UpstreamBroken: too much would have to be held back.
         """
         held, newly = _Held(event), list[int]()
-        for _ in self._steps(chunk, held, newly):
-            await asyncio.sleep(0)
-        return self._after(held, newly)
+        try:
+            for _ in self._steps(chunk, held, newly):
+                await asyncio.sleep(0)
+            return self._after(held, newly)
+        except UNREADABLE as error:
+            raise UpstreamBroken(_UNREADABLE) from error
 
     def pass_text(self, index: int, path: Path, text: str) -> bool:
         """Whether an event whose only text is `text` may go out at once; then it has been read. A shortcut of `feed`."""
@@ -150,15 +164,24 @@ class StreamScreen:
         """Whether `event` may go out with what it has beside its `data`, read by itself: comments, an id, a name."""
         if event.startswith(b"data: ") and len(event) == len(data) + 8:
             return True
+        if len(event) - len(data) > MAX_BESIDE_BYTES:
+            return False
         beside = [line for line in event.splitlines() if not line.startswith(b"data:")]
         text = b"\n".join(beside).decode(errors="replace")
         return not any(spans for guardrail in self._guardrails for spans in scan_blocks(guardrail, text))
 
     def finish(self) -> list[bytes]:
-        """The events that may go out now that nothing follows."""
+        """The events that may go out now that nothing follows.
+
+        Raises:
+            UpstreamBroken: what ends a choice cannot be made of an event so deep.
+        """
         newly = [index for index in sorted({channel[1] for channel in self._texts}) if self._close(index)]
         last = self._held[-1].event if self._held else b""
-        return self._end(newly, last) + self._release()
+        try:
+            return self._end(newly, last) + self._release()
+        except UNREADABLE as error:
+            raise UpstreamBroken(_UNREADABLE) from error
 
     def _steps(self, chunk: Chunk, held: _Held, newly: list[int]) -> Iterator[None]:
         """Reads the texts of `chunk`, slice by slice; choices in which there is a finding are added to `newly`."""
@@ -166,62 +189,80 @@ class StreamScreen:
             index = choice.index
             if index in self._blocked:
                 continue
-            found = False
-            for path, text in _pieces_of(choice):
-                if path[-1:] and path[-1] in _WHOLE:
-                    for step in self._add_whole(index, path, text):
-                        found = step or found
-                        yield
-                    continue
-                for at in range(0, len(text), SLICE_CHARS):
-                    if at:
-                        yield
-                    found = self._add_slice(index, path, text[at : at + SLICE_CHARS], held) or found
+            found = yield from self._read(choice, held)
+            if not choice.logprobs and choice.delta:
+                found = self._shut(index, _LOGPROBS) or found
             if choice.finish_reason is not None:
                 found = found or self._close(index)
                 self._finished.add(index)
+                self._has_stale = True
             if found:
                 newly.append(index)
+            yield
+
+    def _read(self, choice: ChunkChoice, held: _Held) -> Generator[None, None, bool]:
+        """Adds the texts of a choice to their channels; True if a finding is certain."""
+        found = False
+        for count, (path, text) in enumerate(_pieces_of(choice)):
+            if count >= MAX_PIECES:
+                raise UpstreamBroken("the model server sent too many texts in one event")
+            if path[-1:] and path[-1] in _WHOLE:
+                latest = self._latest.get(choice.index)
+                if path[0] == "tool_calls" and latest is not None and latest[:1] != ("tool_calls",):
+                    found = self._shut(choice.index, latest) or found
+                for step in self._add_whole(choice.index, path, text):
+                    found = step or found
+                    yield
+                continue
+            for at in range(0, len(text), SLICE_CHARS):
+                found = self._add_slice(choice.index, path, text[at : at + SLICE_CHARS], held) or found
+                yield
+        return found
 
     def _add_slice(self, index: int, path: Path, text: str, held: _Held) -> bool:
         """Adds a text to its channels; True if a finding is certain."""
         found = False
+        prose = path == () or path[-1] in _PROSE
         if path != _LOGPROBS:
             latest = self._latest.get(index)
-            if latest is None:
+            if latest != path:
                 self._latest[index] = path
-            elif latest != path:
-                found = self._follow(index, latest, path)
+                found = self._follow(index, latest, path if prose else None)
         for number, guardrail in enumerate(self._guardrails):
             found = self._add(guardrail, (number, index, path), text, held) or found
-            if index in self._joined and path != _LOGPROBS:
+            if prose and index in self._joined:
                 found = self._add(guardrail, (number, index, _JOINED), text, held) or found
-        if index in self._joined and path != _LOGPROBS:
+        if prose and index in self._joined:
             self._joined[index] += len(text)
             self._part(index)
         return found
 
-    def _follow(self, index: int, before: Path, path: Path) -> bool:
-        """The text at `path` follows the one at `before`; True if what that left open makes a finding."""
+    def _follow(self, index: int, latest: Path | None, prose: Path | None) -> bool:
+        """Another text follows the one at `latest`: `prose`, if people read it; True if what was left open makes a finding."""
+        before = self._prose.get(index)
+        if prose is not None:
+            self._prose[index] = prose
+            if before is not None and before != prose:
+                self._joined[index] = 0
+                for number in range(len(self._guardrails)):
+                    self._begin_joined((number, index, before))
+        return latest is not None and self._shut(index, latest)
+
+    def _shut(self, index: int, path: Path) -> bool:
+        """Nothing is held for a text any more; True if what was open of it makes a finding."""
         found = False
-        self._latest[index] = path
-        meet = before[-1:] and path[-1:] and before[-1] in _PROSE and path[-1] in _PROSE
-        if meet:
-            self._joined[index] = 0
         for number, guardrail in enumerate(self._guardrails):
-            state = self._texts.get((number, index, before))
-            if state is None:
-                continue
-            if meet and (number, index, _JOINED) not in self._texts:
-                self._begin_joined((number, index, before), state)
-            if state.open_at is not None:
+            state = self._texts.get((number, index, path))
+            if state is not None and state.open_at is not None:
                 found = self._judge(guardrail, len(guardrail.scan(state.seen, final=True).findings)) or found
                 state.open_at = None
         return found
 
-    def _begin_joined(self, channel: Channel, state: _Text) -> None:
-        """What the joined text begins with; what was open is open in it."""
-        joined = (*channel[:2], _JOINED)
+    def _begin_joined(self, channel: Channel) -> None:
+        """What the joined text begins with, unless it has begun; what was open is open in it."""
+        joined, state = (*channel[:2], _JOINED), self._texts.get(channel)
+        if joined in self._texts or state is None:
+            return
         tail = state.seen[-_JOINED_CHARS:]
         self._texts[joined] = _Text(tail, state.end - len(tail), state.open_at)
         for held in self._held:
@@ -260,6 +301,8 @@ class StreamScreen:
         before = ""
         if path[-1] in _MAY_GO_ON:
             before = self._wholes.get((index, path), "")
+            if text == before and len(text) > _SHORT_WHOLE:
+                return  # the same once more, as some servers send it with every piece
             if not before and len(self._wholes) >= MAX_CHANNELS:
                 raise UpstreamBroken("the model server sent too many texts beside each other")
             self._wholes[index, path] = (before + text)[-_WHOLE_CHARS:]
@@ -269,7 +312,9 @@ class StreamScreen:
 
     def _after(self, held: _Held, newly: list[int]) -> list[bytes]:
         """What may go out now that `held` has been read."""
+        held.ends = {channel: end for channel, end in held.ends.items() if self._is_open_at(channel, end)}
         if not newly and not self._held and not self._blocked and not self._is_open(held):
+            self._forget_finished()
             return [held.event]
         self._held.append(held)
         self._held_bytes += len(held.event)
@@ -293,11 +338,11 @@ class StreamScreen:
         return findings > 0
 
     def _is_open(self, held: _Held) -> bool:
-        for channel, end in held.ends.items():
-            state = self._texts.get(channel)
-            if state is not None and state.open_at is not None and end > state.open_at:
-                return True
-        return False
+        return any(self._is_open_at(channel, end) for channel, end in held.ends.items())
+
+    def _is_open_at(self, channel: Channel, end: int) -> bool:
+        state = self._texts.get(channel)
+        return state is not None and state.open_at is not None and end > state.open_at
 
     def _release(self) -> list[bytes]:
         count = 0
@@ -307,9 +352,17 @@ class StreamScreen:
             count += 1
         ready, self._held = self._held[:count], self._held[count:]
         self._held_bytes -= sum(len(held.event) for held in ready)
+        self._forget_finished()
         if not self._blocked:
             return [held.event for held in ready]
         return [event for held in ready if (event := self._without(held.event, self._blocked))]
+
+    def _forget_finished(self) -> None:
+        if self._held or not self._has_stale:
+            return
+        self._has_stale = False
+        self._texts = {channel: state for channel, state in self._texts.items() if channel[1] not in self._finished}
+        self._wholes = {place: text for place, text in self._wholes.items() if place[0] not in self._finished}
 
     def _end(self, newly: list[int], template: bytes) -> list[bytes]:
         """Ends the choices in `newly`: forgets their texts, drops their held events, says why."""
@@ -326,33 +379,34 @@ class StreamScreen:
         return self._release() + before
 
 
-def _pieces_of(choice: ChunkChoice) -> list[tuple[Path, str]]:
+def _pieces_of(choice: ChunkChoice) -> Iterator[tuple[Path, str]]:
     """The texts that a chunk adds to a choice."""
     delta = choice.delta
-    said: Any = choice.text if delta is None else delta
+    if choice.text is not None:
+        yield (), choice.text
     if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
-        pieces: list[tuple[Path, str]] = [
-            (("content",), content)
-        ]  # nearly every chunk; the walk costs three times as much
-    else:
-        pieces = [(_channel_path(path, said), text) for path, text in strings(said) if path[-1:] != (KEY,)]
+        yield ("content",), content  # nearly every chunk; the walk costs three times as much
+    elif delta is not None:
+        for path, text in strings(delta):
+            if path[-1:] != (KEY,) or not text.replace("_", "").isalpha():
+                yield _channel_path(path, delta), text
     if choice.logprobs:
-        pieces.append((_LOGPROBS, tokens_of(choice.logprobs)))
-    return pieces
+        yield _LOGPROBS, tokens_of(choice.logprobs)
 
 
 def _channel_path(path: Path, said: Any) -> Path:
     """The path, with a tool call's place in the list replaced by the index it says it has."""
     if len(path) > 1 and path[0] == "tool_calls" and isinstance(path[1], int):
         call = said["tool_calls"][path[1]]
-        return ("tool_calls", call.get("index", path[1]) if isinstance(call, dict) else path[1], *path[2:])
+        index = call.get("index") if isinstance(call, dict) else None
+        return ("tool_calls", index if isinstance(index, int) else path[1], *path[2:])
     return path
 
 
 def without_choices(event: bytes, blocked: set[int]) -> bytes:
     """A chunk without the blocked choices; empty if nothing of it is left."""
     data = data_of(event)
-    if not data.startswith(b"{"):
+    if not data:
         return event
     chunk = decode_any(data)
     choices = chunk.get("choices") or []
@@ -368,10 +422,11 @@ def without_choices(event: bytes, blocked: set[int]) -> bytes:
 def last_chunk(template: bytes, index: int) -> bytes:
     """The chunk that ends a choice by `content_filter`, like `template` in all else."""
     data = data_of(template)
-    chunk = decode_any(data) if data.startswith(b"{") else {}
+    chunk = decode_any(data) if data else {}
     over: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": "content_filter"}
-    over["text" if chunk.get("object") == "text_completion" else "delta"] = (
-        "" if chunk.get("object") == "text_completion" else {}
-    )
+    if chunk.get("object") == "text_completion":
+        over["text"] = ""
+    else:
+        over["delta"] = {}
     kept = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
     return encode_event(encode({**kept, "choices": [over]}))

@@ -19,8 +19,8 @@ from tidegate.types import Principal, Verdict
 from tidegate.wire.openai import GenerateRequest, decode_request
 from tidegate.wire.skim import MAX_INLINE_BYTES
 
-_MAX_INLINE_BYTES = 8_192
-"""Texts in which there may be a finding are scanned in the event loop up to here: within a millisecond."""
+_MAX_INLINE_BYTES, _MAX_INLINE_VALUES = 4_096, 256
+"""Texts in which there may be a finding are scanned in the event loop up to here."""
 _ATTEMPTS = 2
 
 
@@ -59,7 +59,7 @@ class Screener:
             RateLimited: the project has too many texts waiting to be screened.
             Overloaded: the process that screened ended.
         """
-        if len(raw) < _MAX_INLINE_BYTES or not policy.spec:
+        if not policy.spec or (len(raw) < _MAX_INLINE_BYTES and raw.count(b",") <= _MAX_INLINE_VALUES):
             return SCREENS[kind](policy, raw)
         if len(raw) < MAX_INLINE_BYTES and not _may_match(kind, policy, raw):
             return raw, []

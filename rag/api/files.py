@@ -9,11 +9,11 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 
 from rag.api.parts import as_list, owner_of, page_of, parts_of
-from tidegate.errors import BodyTooLarge, InvalidRequest, NotFound, UnsupportedMediaType
+from tidegate.errors import BodyTooLarge, ClientGone, InvalidRequest, NotFound, UnsupportedMediaType
 from tidegate.serving.door import caller_of
 from tidegate.serving.http import unless_gone
 from tidegate.store import documents
@@ -137,6 +137,8 @@ async def _form(request: Request) -> tuple[str, str, bytes]:
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The form cannot be read: {error.message}") from error
+    except ClientDisconnect as error:
+        raise ClientGone("the caller hung up before the form was complete") from error
     try:
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, UploadFile) or not isinstance(purpose, str):

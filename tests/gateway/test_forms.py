@@ -4,6 +4,7 @@ Not by HTTP: tens of thousands of forms are compared. `test_upload.py` shows the
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -14,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from gateway.forms import Form, boundary_of, content_type_of
 from guardrails.engine.policy import Policy
-from tidegate.errors import TidegateError
+from tidegate.errors import InvalidRequest, TidegateError
 
 BOUNDARY = b"X-b"
 POLICY = Policy("open", (), (), frozenset({"vllm_xargs"}), ("data:",))
@@ -128,3 +129,31 @@ def test_the_content_type_that_goes_upstream_names_the_same_boundary(boundary: b
     assert boundary_of(sent) == boundary_of(b'Multipart/Form-Data;charset=UTF-8; boundary="%b"' % boundary) == boundary
     form = part(b"model", b"m").replace(b"X-b", boundary) + b"--%b--\r\n" % boundary
     assert reading_of(sent, [form]) == [("model", "m")]
+
+
+@pytest.mark.parametrize(
+    "head", [b"content-disposition: %s\x01", b"content-type: a%sb", b"content-disposition: form-data%s"]
+)
+def test_a_head_costs_no_more_than_its_length(head: bytes) -> None:
+    """Four times the spaces may cost some four times as much; sixteen times as much is allowed here."""
+
+    def cost_s(spaces: int) -> float:
+        raw = b"--X-b\r\n" + head % (b" " * spaces) + b"\r\n\r\n"
+        best = 1.0
+        for _ in range(5):
+            began = time.process_time()
+            for _ in range(20):
+                with contextlib.suppress(TidegateError):
+                    Form(BOUNDARY, POLICY).feed(raw)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert cost_s(4000) < 16 * cost_s(1000)
+
+
+def test_the_fields_of_a_form_are_bounded_together() -> None:
+    form = Form(BOUNDARY, POLICY)
+    field = b'--X-b\r\nContent-Disposition: form-data; name="n%d"\r\n\r\n' + b"a" * 30_000 + b"\r\n"
+    form.feed(field % 1 + field % 2)
+    with pytest.raises(InvalidRequest, match="together"):
+        form.feed(field % 3)

@@ -233,3 +233,19 @@ def test_all_texts_of_a_message_stream_are_read(gateway: Gateway, fake: Fake) ->
         answer_to(start([]), *block(0, "fine"), *stop(stop_sequence=CARD)),
     ):
         assert CARD[9:] not in text and text.count('"refusal"') == 1, text
+
+
+@pytest.mark.parametrize("padding", [0, 600_000])
+def test_a_finding_for_one_prompt_ends_no_other(gateway: Gateway, fake: Fake, padding: int) -> None:
+    def chunk(index: int, text: str, finish: str | None = None) -> dict[str, Any]:
+        return {"object": "text_completion", "choices": [{"index": index, "text": text, "finish_reason": finish}]}
+
+    texts = [chunk(0, f"{CARD} x"), chunk(1, "hello"), chunk(2, "there"), chunk(1, "", "stop"), chunk(2, "", "stop")]
+    script = fake.script("prompts", *stream_steps(sse(*texts, "[DONE]"), pause_ms=5))
+    body = {"model": "m", "prompt": ["a", "b", "c" + "d" * padding], "stream": True, "fake_script": script}
+    answer = gateway.post(body, path="/v1/completions")
+    said_by = {index: "" for index in range(3)}
+    for event in events_of(answer.text)[:-1]:
+        for choice in event["choices"]:
+            said_by[choice["index"]] += choice["text"]
+    assert said_by == {0: "", 1: "hello", 2: "there"}

@@ -145,6 +145,7 @@ class Http1(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """See httptools."""
         self._target += url
+        self._fields_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """See httptools."""
@@ -357,6 +358,8 @@ class Http1(asyncio.Protocol):
             return HeadTooLarge(
                 f"The head of the request has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes."
             )
+        if b"#" in self._target:
+            return InvalidRequest("The request's target must have no fragment.")
         if modern and b"host" not in fields:
             return InvalidRequest("The request must have one `host` header.")
         coding = fields.get(b"transfer-encoding")

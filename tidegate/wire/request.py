@@ -135,6 +135,8 @@ def _check_twins(raw: bytes, skim: Skim, request: GenerateRequest, rare: list[st
         return
     values = decode_fields(raw)
     for name in (*ALWAYS_LOOKED_AT, *RARE_FIELDS):
+        if not skim.may_repeat(name.encode()):
+            continue
         pattern = re.compile(rb'"%s"' % b"".join(map(_any_spelling, name.encode())))
         inside = sum(len(pattern.findall(value)) for value in values.values())
         if len(pattern.findall(raw)) - inside > 1:

@@ -10,7 +10,8 @@ DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 MAX_INLINE_BYTES = 524_288
 """Longer bodies are looked at in another process."""
 _MAX_INLINE_PARTS_BYTES = 131_072
-"""Likewise longer ones of several parts, whose texts are joined to be looked at."""
+"""Likewise longer ones of several parts, whose texts are joined to be looked at, or with escapes in names."""
+_TEXT_MEMBERS = (b"text", b"refusal", b"thinking")
 _SMALL_BYTES, _LARGE_BYTES = 2_048, 16_384
 _MANY_IN_SMALL, _MANY = 400, 1000
 _MAX_INLINE_TOKENS = 8_000
@@ -46,7 +47,9 @@ class Skim:
         """Whether it has so many strings or values that looking at them takes milliseconds."""
         if len(self._raw) < _LARGE_BYTES:
             return False
-        if len(self._raw) > _MAX_INLINE_PARTS_BYTES and (self._pieces is None or self._pieces.count(b"text") > 1):
+        if len(self._raw) > _MAX_INLINE_PARTS_BYTES and (
+            self._pieces is None or self.disguises or sum(map(self._pieces.count, _TEXT_MEMBERS)) > 1
+        ):
             return True
         raw = self._raw if self._pieces is None else self._outside_strings()
         return sum(map(raw.count, b'"[{,')) > _MAX_INLINE_TOKENS

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from guardrails.engine.answers import screen_answer, screen_message
+from guardrails.engine.answers import screen_answer, screen_message, screen_transcript
 from guardrails.engine.policy import build_policy
 from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
@@ -106,7 +106,53 @@ def test_the_stop_sequence_of_a_message_is_read() -> None:
     assert json.loads(body) == answer | {"stop_reason": "refusal", "stop_sequence": None} and len(verdicts) == 1
 
 
-@pytest.mark.parametrize("choices", [[1], ["a"], [None], [[]], [{"message": 1}], [{"message": ["4111111111111111"]}]])
-def test_choices_of_any_form_are_no_defect(choices: Any) -> None:
-    body, _ = screen_answer(POLICY, json.dumps({"choices": choices, "padding": "000000000000"}).encode())
+@pytest.mark.parametrize("choices", [[1], ["a"], [None], [[]], {"message": 1}, "4111111111111111", 4111111111111111])
+def test_choices_of_another_form_do_not_pass(choices: Any) -> None:
+    raw = json.dumps({"choices": choices, "padding": "000000000000"}).encode()
+    with pytest.raises(UpstreamBroken):
+        screen_answer(POLICY, raw)
+    with pytest.raises(UpstreamBroken):
+        screen_message(POLICY, raw.replace(b"choices", b"content"))
+
+
+@pytest.mark.parametrize("message", [1, ["4111111111111111"], {"content": ["4111111111111111"]}, "4111111111111111"])
+def test_messages_of_any_form_are_read(message: Any) -> None:
+    body, _ = screen_answer(POLICY, json.dumps({"choices": [{"message": message}]}).encode())
     assert "4111111111111111" not in body.decode()
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        "4111111111111111", ["4111111111111111"], 7, {"tokens": 1}, {"tokens": ["4111111111111111"]}, {"content": {}},
+        {"refusal": [{"token": "41111111"}, {"token": "11111111"}]},
+    ],
+)  # fmt: skip
+def test_logprobs_of_any_form_are_read(logprobs: Any) -> None:
+    raw = json.dumps({"choices": [{"text": "a 000000000000", "logprobs": logprobs}]}).encode()
+    assert b"41111111" not in screen_answer(POLICY, raw)[0]
+
+
+@pytest.mark.parametrize("cut", range(1, len(CARD)))
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+def test_a_card_that_reasoning_begins_and_content_ends_is_found(name: str, cut: int) -> None:
+    message = {"role": "assistant", "content": CARD[cut:] + " ok", name: "so " + CARD[:cut]}
+    (got,) = screened({"index": 0, "message": message})
+    assert (got["finish_reason"], name in got["message"]) == ("content_filter", False)
+
+
+@pytest.mark.parametrize("cut", range(1, len(CARD)))
+@pytest.mark.parametrize("kind", ["text", "thinking"])
+def test_a_card_that_lies_across_blocks_of_a_message_is_found(kind: str, cut: int) -> None:
+    tool = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
+    blocks = [{"type": kind, kind: "so " + CARD[:cut]}, tool, {"type": "text", "text": CARD[cut:] + " ok"}]
+    body, verdicts = screen_message(POLICY, json.dumps({"content": blocks, "stop_reason": "end_turn"}).encode())
+    assert json.loads(body) == {"content": blocks[:2], "stop_reason": "refusal", "stop_sequence": None} and verdicts
+    apart = [{"type": "text", "text": "so " + CARD[:cut]}, {"type": "text", "text": "; " + CARD[cut:]}]
+    raw = json.dumps({"content": apart}).encode()
+    assert screen_message(POLICY, raw) == (raw, [])
+
+
+def test_a_transcript_in_json_is_read_as_json_whatever_stands_before_it() -> None:
+    body, verdicts = screen_transcript(POLICY, b' \n{"text":"\\u0034111 1111 1111 1111"}')
+    assert b"1111 1111 1111" not in body and len(verdicts) == 1

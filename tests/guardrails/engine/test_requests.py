@@ -6,7 +6,7 @@ import pytest
 
 from guardrails.engine.media import check_media
 from guardrails.engine.policy import Policy, build_policy
-from guardrails.engine.requests import Refused, check_fields, check_preset, screen_request
+from guardrails.engine.requests import Refused, check_fields, check_preset, screen_request, suspects
 from tidegate.config import resources
 from tidegate.config.settings import PluginSpec
 from tidegate.errors import InvalidRequest
@@ -282,3 +282,38 @@ def test_inline_media_passes() -> None:
         b'{"messages":[{"content":"see my_url http://x"}]}',
     ):
         check_media(policy(), raw, Skim(raw))
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": "4111 1111 "}, "1111 1111"],
+        [IMAGE, "4111 1111 ", "1111 1111"],
+        ["4111 1111 ", {"type": "text", "text": "1111 1111"}],
+        [{"type": "text", "text": "4111 1111 "}, {"type": "refusal", "refusal": "1111 1111"}],
+        [{"type": "thinking", "thinking": "4111 1111 "}, {"type": "text", "text": "1111 1111"}],
+        [{"type": "refusal", "refusal": "4111 1111 "}, {"type": "thinking", "thinking": "1111 1111"}],
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 140_000])
+def test_a_card_that_lies_across_parts_of_any_kind_is_found(content: list[object], padding: int) -> None:
+    fields = {"messages": [{"role": "user", "content": content}], "x": "a" * padding}
+    for separators in ((", ", ": "), (",", ":"), (" , ", " :  ")):
+        raw = json.dumps(fields, separators=separators).encode()
+        with pytest.raises(Refused):
+            screen_request(policy(), raw)
+        body, verdicts = screen_request(policy(on_input="mask"), raw)
+        assert b'1111 "' not in body and sum(verdict.findings for verdict in verdicts) == 1
+        assert "****" in json.dumps(json.loads(body)["messages"][0]["content"])
+
+
+def test_lists_of_names_beside_parts_are_no_parts() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"required": ["a", "b"], "type": "object"}}}
+    parts = [{"type": "text", "text": "hi 41"}, IMAGE]
+    raw = json.dumps(
+        {"messages": [{"role": "user", "content": parts}], "tools": [tool, tool], "stop": ["a", "b"]}
+    ).encode()
+    assert suspects(policy(), raw) == []

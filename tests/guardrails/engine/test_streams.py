@@ -1,6 +1,7 @@
 """The stream screen: nothing of a card number goes out wherever the stream is cut, and nothing else is held up."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from guardrails.engine.streams import StreamScreen
 from tests.guardrails.cards import CARDS, groupings
 from tests.guardrails.test_pan import hexadecimal
 from tidegate.errors import UpstreamBroken
-from tidegate.wire.openai import decode_chunk
+from tidegate.wire.openai import UNREADABLE, decode_chunk
 from tidegate.wire.sse import data_of
 
 PAN = (pan.build(pan.Config(), None),)
@@ -330,3 +331,128 @@ def test_what_is_held_is_bounded_in_bytes_and_in_texts() -> None:
         play([event(**{f"text{number}": "a"}) for number in range(2000)])
     with pytest.raises(UpstreamBroken, match="beside each other"):
         play([event(tool_calls=[{"index": number, "id": f"a{number}"}]) for number in range(2000)])
+
+
+@pytest.mark.parametrize("lead", ["data:  ", "data:\t", "data:\ndata: ", "data:"])
+def test_an_event_that_is_written_in_another_way_is_blocked_as_well(lead: str) -> None:
+    def odd(index: int, text: str) -> bytes:
+        return lead.encode() + data_of(event(index=index, content=text)) + b"\n\n"
+
+    pieces = [odd(0, "card 4111 1111 "), odd(1, "fine"), odd(0, "1111 1111 and"), odd(0, "5555555555554444 too")]
+    out, _ = play([*pieces, event(index=1, finish="stop")], choices=2)
+    sent = b"".join(out)
+    assert b"1111" not in sent and b"5555" not in sent and reasons(out) == ["content_filter"]
+
+
+def test_tool_arguments_do_not_interrupt_what_people_read_nor_belong_to_it() -> None:
+    arguments = event(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}])
+    out, _ = play([event(reasoning="4111 1111 "), arguments, event(content="1111 1111 x"), event(finish="stop")])
+    assert reasons(out) == ["content_filter"]
+    arguments = event(tool_calls=[{"index": 0, "function": {"arguments": "11111111"}}])
+    fine = [event(reasoning="so"), event(content="order 41111111"), arguments, event(finish="tool_calls")]
+    assert play(fine)[0] == fine
+
+
+def test_logprobs_that_stop_hold_nothing() -> None:
+    def with_logprobs(text: str) -> bytes:
+        raw = json.loads(data_of(event(reasoning=text)))
+        raw["choices"][0]["logprobs"] = {"content": [{"token": text}]}
+        return b"data: " + json.dumps(raw).encode() + b"\n\n"
+
+    screen = StreamScreen(PAN, 1)
+    feed = lambda item: screen.feed(item, decode_chunk(data_of(item)))  # noqa: E731
+    asked, then = with_logprobs("it is 42"), event(tool_calls=[{"index": 0, "function": {"name": "f"}}])
+    assert feed(asked) == [] and feed(then) == [asked, then]
+
+
+def test_finished_choices_are_forgotten() -> None:
+    events = [item for index in range(1500) for item in (event(index, content="word"), event(index, finish="stop"))]
+    assert play(events, choices=1500)[0] == events
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"delta": {}, "text": "4111111111111111"},
+        {"delta": {"4111111111111111": ""}},
+        {"delta": {"x": {"4111111111111111": 1}}},
+        {"delta": {"tool_calls": [{"index": [1], "function": {"arguments": "4111111111111111 "}}]}},
+        {"delta": {}, "logprobs": {"refusal": [{"token": "4111111111111111"}, {"token": " "}]}},
+    ],
+)
+def test_odd_members_of_a_chunk_are_read(choice: Any) -> None:
+    item = b"data: " + json.dumps({"choices": [{"index": 0, **choice}]}).encode() + b"\n\n"
+    out, _ = play([item, event(finish="stop")])
+    assert b"4111111111111111" not in b"".join(out)
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text("41 a", max_size=18),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "index",
+                    "delta",
+                    "text",
+                    "content",
+                    "tool_calls",
+                    "function",
+                    "name",
+                    "id",
+                    "logprobs",
+                    "tokens",
+                    "token",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=16,
+)
+
+
+@given(st.lists(ODD, max_size=3), st.booleans())
+@settings(max_examples=400)
+def test_no_chunk_is_a_defect(choices: list[Any], with_delta: bool) -> None:
+    made = [{"index": 0, "delta": each} if with_delta else each for each in choices]
+    item = b"data: " + json.dumps({"choices": made}).encode() + b"\n\n"
+    screen = StreamScreen(PAN, 2)
+    try:
+        chunk = decode_chunk(data_of(item))
+    except UNREADABLE:
+        return
+    with contextlib.suppress(UpstreamBroken):
+        screen.feed(item, chunk)
+        screen.feed(
+            event(content="x 4111 1111 1111 1111 y"), decode_chunk(data_of(event(content="x 4111 1111 1111 1111 y")))
+        )
+        screen.finish()
+
+
+@pytest.mark.parametrize("depth", range(940, 1010))
+def test_deep_chunks_are_no_defect(depth: int) -> None:
+    item = (
+        b'data: {"choices":[{"index":0,"delta":{"content":"4111111111111111 ","x":'
+        + b"[" * depth
+        + b"]" * depth
+        + b"}}]}\n\n"
+    )
+    screen = StreamScreen(PAN, 2)
+    try:
+        chunk = decode_chunk(data_of(item))
+    except UNREADABLE:
+        return
+    with contextlib.suppress(UpstreamBroken):
+        assert b"4111111111111111" not in b"".join([*screen.feed(item, chunk), *screen.finish()])
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [{f"a{number}": "1" for number in range(2000)}, {"x": ["4111"] * 2000}, {"x": [f"{n:012d}" for n in range(600)]}],
+)
+def test_the_texts_of_one_event_are_bounded(piece: dict[str, Any]) -> None:
+    with pytest.raises(UpstreamBroken):
+        play([event(**piece)])

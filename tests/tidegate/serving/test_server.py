@@ -1,6 +1,7 @@
 """Our HTTP server as others see it on the wire: turns, bodies, ends of connections."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -252,11 +253,23 @@ def test_a_field_that_has_one_value_comes_once(stand: Stand, name: str) -> None:
     [
         b"GET\t/x HTTP/1.1", b"GET /x\tHTTP/1.1", b"get /x HTTP/1.1", b"GET /x\0y HTTP/1.1", b"GET /\xc3\xa4 HTTP/1.1",
         b" GET /x HTTP/1.1", b"GET x HTTP/1.1", b"GET /x HTTP/1.1 ", b"GET /x\x7f HTTP/1.1", b"CONNECT h:1 HTTP/1.1",
-        b"GET /x HTTP/1.1\nx-a: b",
+        b"GET /x HTTP/1.1\nx-a: b", b"GET /x#y HTTP/1.1",
     ],
 )  # fmt: skip
 def test_request_lines_that_servers_read_in_two_ways_are_refused(stand: Stand, line: bytes) -> None:
     assert stand.ask(line + b"\r\nhost: x\r\nconnection: close\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("cut", [None, 60_000])
+def test_a_target_is_part_of_the_head_and_bounded_with_it(stand: Stand, cut: int | None) -> None:
+    raw = b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    with stand.connect() as caller:
+        caller.sendall(raw[:cut])
+        if cut is not None:
+            time.sleep(0.1)
+            with contextlib.suppress(OSError):
+                caller.sendall(raw[cut:])
+        assert caller.recv(65536).startswith(b"HTTP/1.1 431 ")
 
 
 def test_an_old_version_is_not_told_to_go_on(stand: Stand) -> None:
