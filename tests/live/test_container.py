@@ -17,7 +17,9 @@ pytestmark = pytest.mark.live
 
 def test_vllm_starts_answers_and_stops(running: Running, tmp_path: Path) -> None:
     server = ModelServer(ROOT, ROOT / ".tidegate", None)
-    for file in server.model_folder.iterdir():  # whoever fills a claim sees to it that anybody may read
+    for folder in (server.model_folder.parent, server.model_folder):  # whoever fills a claim lets anybody read it
+        folder.chmod(0o755)
+    for file in server.model_folder.iterdir():
         file.chmod(0o644)
     cpu = ["--max-model-len=2048", "--max-num-seqs=8", "--enforce-eager"]
     model = {"name": "smollm2", "source": f"/models/{server.model_folder.name}", "claim": "models", "args": cpu}
