@@ -62,6 +62,8 @@ class ModelServer:
         alias = packages / "vllm-0.32.0+cpu.dist-info"
         alias.mkdir(exist_ok=True)
         (alias / "METADATA").write_text(_VLLM_ALIAS)
+        alias.chmod(0o755)
+        (alias / "METADATA").chmod(0o644)
         self._ready_mark.touch()
 
     @property
@@ -131,7 +133,10 @@ class ModelServer:
     ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
-            process = subprocess.Popen([str(part) for part in argv], stdout=out, stderr=subprocess.STDOUT, env=env)  # noqa: S603
+            # programs and models are no secrets, and a container may use them as another user
+            process = subprocess.Popen(  # noqa: S603
+                [str(part) for part in argv], stdout=out, stderr=subprocess.STDOUT, env=env, umask=0o022
+            )
             try:
                 while True:
                     try:
