@@ -11,16 +11,14 @@ people read one after the other, as content after reasoning, the place where the
 import asyncio
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
+from guardrails.engine.chunks import LOGPROBS, Path, last_chunk, pieces_of, without_choices
 from guardrails.engine.interfaces import Guardrail
-from guardrails.engine.logprobs import tokens_of
-from guardrails.engine.policy import KEY, strings
+from guardrails.engine.policy import KEY
 from guardrails.engine.texts import scan_blocks
 from tidegate.errors import UpstreamBroken
 from tidegate.types import Verdict
-from tidegate.wire.openai import UNREADABLE, Chunk, ChunkChoice, decode_any, encode
-from tidegate.wire.sse import data_of, encode_event
+from tidegate.wire.openai import UNREADABLE, Chunk, ChunkChoice
 
 MAX_HELD_EVENTS = 4096  # some 40 suffice for one open number; more means the upstream sends empty deltas for ever
 MAX_HELD_BYTES = 8_388_608
@@ -39,15 +37,12 @@ _SHORT_WHOLE, _WHOLE_CHARS = 8, 64
 _JOINED_CHARS = 640
 """How far the place where two texts meet can matter: twice what the digits of one number may take."""
 
-Path = tuple[str | int, ...]
-"""Where a text stands inside a choice."""
 Channel = tuple[int, int, Path]
 """Guardrail, choice and path; the texts of one channel are read as one."""
 _PROSE = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text", "thinking"})
 """Members that people read one after the other; arguments of tools are not."""
 _UNREADABLE = "the model server sent an event that cannot be read"
 _JOINED: Path = ("joined",)
-_LOGPROBS: Path = ("logprobs",)
 
 
 @dataclass(slots=True)
@@ -191,7 +186,7 @@ class StreamScreen:
                 continue
             found = yield from self._read(choice, held)
             if not choice.logprobs and choice.delta:
-                found = self._shut(index, _LOGPROBS) or found
+                found = self._shut(index, LOGPROBS) or found
             if choice.finish_reason is not None:
                 found = found or self._close(index)
                 self._finished.add(index)
@@ -203,7 +198,7 @@ class StreamScreen:
     def _read(self, choice: ChunkChoice, held: _Held) -> Generator[None, None, bool]:
         """Adds the texts of a choice to their channels; True if a finding is certain."""
         found = False
-        for count, (path, text) in enumerate(_pieces_of(choice)):
+        for count, (path, text) in enumerate(pieces_of(choice)):
             if count >= MAX_PIECES:
                 raise UpstreamBroken("the model server sent too many texts in one event")
             if path[-1:] and path[-1] in _WHOLE:
@@ -223,7 +218,7 @@ class StreamScreen:
         """Adds a text to its channels; True if a finding is certain."""
         found = False
         prose = path == () or path[-1] in _PROSE
-        if path != _LOGPROBS:
+        if path != LOGPROBS:
             latest = self._latest.get(index)
             if latest != path:
                 self._latest[index] = path
@@ -377,56 +372,3 @@ class StreamScreen:
         for index in newly:
             before.append(self._last(template, index))
         return self._release() + before
-
-
-def _pieces_of(choice: ChunkChoice) -> Iterator[tuple[Path, str]]:
-    """The texts that a chunk adds to a choice."""
-    delta = choice.delta
-    if choice.text is not None:
-        yield (), choice.text
-    if delta is not None and len(delta) == 1 and isinstance(content := delta.get("content"), str):
-        yield ("content",), content  # nearly every chunk; the walk costs three times as much
-    elif delta is not None:
-        for path, text in strings(delta):
-            if path[-1:] != (KEY,) or not text.replace("_", "").isalpha():
-                yield _channel_path(path, delta), text
-    if choice.logprobs:
-        yield _LOGPROBS, tokens_of(choice.logprobs)
-
-
-def _channel_path(path: Path, said: Any) -> Path:
-    """The path, with a tool call's place in the list replaced by the index it says it has."""
-    if len(path) > 1 and path[0] == "tool_calls" and isinstance(path[1], int):
-        call = said["tool_calls"][path[1]]
-        index = call.get("index") if isinstance(call, dict) else None
-        return ("tool_calls", index if isinstance(index, int) else path[1], *path[2:])
-    return path
-
-
-def without_choices(event: bytes, blocked: set[int]) -> bytes:
-    """A chunk without the blocked choices; empty if nothing of it is left."""
-    data = data_of(event)
-    if not data:
-        return event
-    chunk = decode_any(data)
-    choices = chunk.get("choices") or []
-    kept = [choice for choice in choices if choice.get("index", 0) not in blocked]
-    if len(kept) == len(choices):
-        return event
-    if not kept:
-        return b""
-    chunk["choices"] = kept
-    return encode_event(encode(chunk))
-
-
-def last_chunk(template: bytes, index: int) -> bytes:
-    """The chunk that ends a choice by `content_filter`, like `template` in all else."""
-    data = data_of(template)
-    chunk = decode_any(data) if data else {}
-    over: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": "content_filter"}
-    if chunk.get("object") == "text_completion":
-        over["text"] = ""
-    else:
-        over["delta"] = {}
-    kept = {key: chunk[key] for key in ("id", "object", "created", "model") if key in chunk}
-    return encode_event(encode({**kept, "choices": [over]}))

@@ -30,7 +30,7 @@ ROOMS = (
         "tools.shares", "platform", "One project's tool calls, lists, streams and bodies leave room for the others'",
         _SHARES + "test_stalled_calls_of_one_project_leave_room_for_the_others",
         _SHARES + "test_stalled_lists_count_as_calls",
-        _SHARES + "test_tool_calls_are_concurrent_requests_of_their_project",
+        _SHARES + "test_tool_calls_have_slots_of_their_own_so_that_a_tool_may_call_models",
         _SHARES + "test_no_stream_is_kept_open",
         _SHARES + "test_half_sent_requests_hold_a_share_of_memory_at_most",
         _SHARES + "test_a_request_is_bounded_before_it_is_parsed",

@@ -358,10 +358,8 @@ class Http1(asyncio.Protocol):
             return HeadTooLarge(
                 f"The head of the request has more than {MAX_HEADERS} fields or {MAX_HEAD_BYTES} bytes."
             )
-        if b"#" in self._target:
-            return InvalidRequest("The request's target must have no fragment.")
-        if modern and b"host" not in fields:
-            return InvalidRequest("The request must have one `host` header.")
+        if b"#" in self._target or (modern and b"host" not in fields):
+            return InvalidRequest("The request must have one `host` header, and no fragment in its target.")
         coding = fields.get(b"transfer-encoding")
         if coding is not None and not (modern and coding.strip().lower() == b"chunked"):
             return InvalidRequest("The only transfer coding taken is one `chunked`, in HTTP/1.1.")
