@@ -23,12 +23,12 @@ spans_file = Path(os.environ["TIDEGATE_SPANS_FILE"])
 console = Console(width=None if sys.stdout.isatty() else 200, soft_wrap=True)
 WAY = [  # from the tool's search in the index back to the caller's request
     ("tidegate-knowledge", "search"),
-    ("tidegate-knowledge", "POST /v1/vector_stores/{store_id}/search"),
+    ("tidegate-knowledge", "POST /v1/vector_stores/search"),
     ("tidegate-gateway", "call"),
-    ("tidegate-gateway", "POST /v1/vector_stores/{vector_store_id}/search"),
+    ("tidegate-gateway", "POST /v1/vector_stores/search"),
     ("mcp-knowledge", "tools/call search"),
     ("tidegate-gateway", "call"),
-    ("tidegate-gateway", "tools/call search"),
+    ("tidegate-gateway", "tools/call knowledge__search"),
     ("tidegate-agents", "execute_tool knowledge__search"),
     ("tidegate-agents", "POST /v1/responses"),
     ("tidegate-gateway", "call"),
