@@ -58,7 +58,7 @@ class Intake:
         }
         keeping = asyncio.ensure_future(self._keep(shelf, row, document))
         keeping.add_done_callback(_retrieve)
-        return await asyncio.shield(keeping)  # whoever leaves now leaves a whole file, not half of one
+        return await asyncio.shield(keeping)  # a client that disconnects now does not leave a text without a row
 
     async def _keep(self, shelf: Shelf, row: dict[str, object], document: bytes) -> Row:
         """Text and row, or neither."""

@@ -1,7 +1,6 @@
 """Anthropic's words: `/v1/messages` and `/v1/messages/count_tokens`, which vLLM speaks beside OpenAI's."""
 
 import json
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tidegate.errors import TidegateError, UpstreamBroken, UpstreamError, Upstre
 from tidegate.types import Outcome, Usage, UsageSource
 from tidegate.wire.anthropic import MessageEvent, MessageUsage, decode_event, decode_message, encode_named_event
 from tidegate.wire.openai import UNREADABLE, Chunk, ChunkChoice
-from tidegate.wire.sse import data_of
+from tidegate.wire.sse import data_of, without_mark
 
 _TYPES = {
     400: "invalid_request_error",
@@ -112,10 +111,8 @@ class MessageStream:
 
     def _read(self, event: bytes, out: list[bytes]) -> tuple[bytes, Chunk | None]:
         """Notes what `event` says. It is added to `out`, or else returned with its texts for the guardrails to read."""
+        event = without_mark(event)
         data = data_of(event)
-        if not data and event.startswith(BOM_UTF8):
-            event = event.removeprefix(BOM_UTF8)
-            data = data_of(event)
         if not data:
             out.append(event if self._may_show(event, data) else b":\n\n")
             return event, None

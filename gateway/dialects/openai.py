@@ -1,6 +1,5 @@
 """OpenAI's words: chat completions, completions, embeddings and what vLLM adds in the same style."""
 
-from codecs import BOM_UTF8
 from collections.abc import Sequence
 
 from msgspec import UNSET
@@ -30,7 +29,7 @@ from tidegate.wire.openai import (
     decode_head,
 )
 from tidegate.wire.shape import EventShape, shape_of
-from tidegate.wire.sse import DONE, data_of, encode_event
+from tidegate.wire.sse import DONE, data_of, encode_event, without_mark
 
 _MANY_CHOICES = 2**31
 _MOST_TOKENS = 2**40
@@ -156,10 +155,8 @@ class OpenAiStream:
     def _read(self, event: bytes, out: list[bytes]) -> tuple[bytes, Chunk | None]:
         """Notes what `event` says. It is added to `out`, or else returned with its chunk for the guardrails to read."""
         exchange, screen = self._exchange, self._screen
+        event = without_mark(event)
         data = data_of(event)
-        if not data and event.startswith(BOM_UTF8):
-            event = event.removeprefix(BOM_UTF8)
-            data = data_of(event)
         if screen is not None and not screen.may_show_beside(event, data):
             event = encode_event(data.replace(b"\n", b" ")) if data else b":\n\n"
         if not data:
@@ -230,7 +227,7 @@ def _choices_of(exchange: Exchange) -> int:
     if request is None:
         return 1
     choices = request.n or 1
-    if exchange.inspection is not None and exchange.path.endswith("/completions") and "chat" not in exchange.path:
+    if exchange.inspection is not None and exchange.operation.name == "text_completion":
         return _MANY_CHOICES  # of a large body the prompts are not kept
     prompts = bytes(request.prompt) if request.prompt is not UNSET else b""
     return choices * len(decode_any(prompts)) if prompts[:1] == b"[" else choices

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from guardrails.engine.chunks import MEETING_CHARS
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.logprobs import tokens_of
 from guardrails.engine.policy import Policy, strings
@@ -25,9 +26,6 @@ _READ_OF_MESSAGE = frozenset({"content", "stop_reason", "stop_sequence", "type",
 """Members that are read by themselves."""
 _PROSE = ("reasoning_content", "reasoning", "content", "refusal")
 """Members of a message that people read one after the other."""
-
-
-_MEETING_CHARS = 640
 _UNREADABLE = "the model server's answer is not of the expected form"
 
 
@@ -137,24 +135,23 @@ def _screened_message(suspects: list[Guardrail], raw: bytes) -> tuple[bytes, lis
     blocks = _objects(answer.get("content") or [])
     verdicts = _without_unknown(suspects, answer, _READ_OF_MESSAGE)
     stop = _verdicts(suspects, answer.get("stop_sequence"))
+    head = ""
     for number, block in enumerate(blocks):
-        if found := _verdicts(suspects, block) or _across(suspects, blocks[:number], block):
-            kept = (
-                blocks[:number]
-                if _across(suspects, blocks[:number], block)
-                else [*blocks[:number], *_before_finding(suspects, block)]
-            )
+        text = _prose_of(block)
+        across = _across(suspects, head, text)
+        if found := _verdicts(suspects, block) or across:
+            kept = blocks[:number] if across else [*blocks[:number], *_before_finding(suspects, block)]
             answer |= {"content": kept, "stop_reason": "refusal", "stop_sequence": None}
             return encode(answer), found + verdicts
+        head = (head + text)[-MEETING_CHARS:]
     if stop:
         answer |= {"stop_reason": "refusal", "stop_sequence": None}
     verdicts += stop
     return (encode(answer), verdicts) if verdicts else (raw, [])
 
 
-def _across(suspects: list[Guardrail], before: list[dict[str, Any]], block: dict[str, Any]) -> list[Verdict]:
-    """Findings that begin in the text of the blocks `before` and end in that of `block`."""
-    head, text = "".join(map(_prose_of, before))[-_MEETING_CHARS:], _prose_of(block)
+def _across(suspects: list[Guardrail], head: str, text: str) -> list[Verdict]:
+    """Findings that begin in `head`, the end of earlier blocks, and end in `text`."""
     if not head or not text:
         return []
     verdicts = []

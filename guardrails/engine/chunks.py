@@ -11,6 +11,8 @@ from tidegate.wire.sse import data_of, encode_event
 Path = tuple[str | int, ...]
 """Where a text stands inside a choice."""
 LOGPROBS: Path = ("logprobs",)
+MEETING_CHARS = 640
+"""How far the place where two texts meet can matter: more than the digits of one number may take."""
 
 
 def pieces_of(choice: ChunkChoice) -> Iterator[tuple[Path, str]]:

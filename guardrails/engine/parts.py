@@ -10,14 +10,12 @@ from typing import Any, Final
 
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.texts import mask
-from tidegate.wire.openai import decode_any, encode
+from tidegate.wire.openai import TEXT_MEMBERS, decode_any, encode
 
 NEVER_MEDIA = frozenset({"tools", "tool_choice", "functions", "metadata", "response_format", "output_config", "user"})
 """Outermost fields in which a URL is only mentioned."""
 DATA = frozenset({"arguments", "input", "parameters", "input_schema", "json"})
 """Fields below which everything is shown to the model as text."""
-TEXT_MEMBERS = ("text", "refusal", "thinking")
-"""Members of a content part that the model reads as text; of several the first counts."""
 _MEDIA = frozenset({"image_url", "audio_url", "video_url", "file_url", "file_data"})
 _INLINE_MEDIA = re.compile(r"(data:[\w.+/-]{0,100}(?:;[\w=.+-]{0,100}){0,4};base64,)[A-Za-z0-9+/=]*\Z", re.IGNORECASE)
 _MAX_NESTED_JSON = 3

@@ -9,15 +9,15 @@ from msgspec import UNSET
 
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.media import not_allowed
-from guardrails.engine.parts import TEXT_MEMBERS, Texts, masked
+from guardrails.engine.parts import Texts, masked
 from guardrails.engine.policy import Policy
 from tidegate.config.resources import GUARDED_FIELDS, PART_FIELDS
 from tidegate.errors import ContentFiltered, InvalidRequest
 from tidegate.types import Action, Verdict
-from tidegate.wire.openai import GenerateRequest, decode_object, encode
+from tidegate.wire.openai import TEXT_MEMBERS, GenerateRequest, decode_object, encode
 from tidegate.wire.skim import DISGUISE
 
-_TEXT_FIELD = re.compile(rb'"(?:text|refusal|thinking)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_TEXT_FIELD = re.compile(rb'"(?:%s)"\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"' % "|".join(TEXT_MEMBERS).encode(), re.DOTALL)
 _MESSAGES = re.compile(rb'\[\s*\{\s*"(?:role|content)"')
 _STRINGS = re.compile(rb'\[\s*"')
 _TEXT_MEMBERS = tuple(b'"%s"' % name.encode() for name in TEXT_MEMBERS)

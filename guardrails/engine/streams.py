@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
-from guardrails.engine.chunks import LOGPROBS, Path, last_chunk, pieces_of, without_choices
+from guardrails.engine.chunks import LOGPROBS, MEETING_CHARS, Path, last_chunk, pieces_of, without_choices
 from guardrails.engine.interfaces import Guardrail
 from guardrails.engine.policy import KEY
 from guardrails.engine.texts import scan_blocks
@@ -34,8 +34,6 @@ _WHOLE = frozenset({"id", "type", "role", "name", "index", "stop_sequence", KEY}
 _MAY_GO_ON = _WHOLE - {"index", KEY}
 _SHORT_WHOLE, _WHOLE_CHARS = 8, 64
 """Of those, what was sent before is read again with what follows."""
-_JOINED_CHARS = 640
-"""How far the place where two texts meet can matter: twice what the digits of one number may take."""
 
 Channel = tuple[int, int, Path]
 """Guardrail, choice and path; the texts of one channel are read as one."""
@@ -248,17 +246,22 @@ class StreamScreen:
         found = False
         for number, guardrail in enumerate(self._guardrails):
             state = self._texts.get((number, index, path))
-            if state is not None and state.open_at is not None:
-                found = self._judge(guardrail, len(guardrail.scan(state.seen, final=True).findings)) or found
-                state.open_at = None
+            found = (state is not None and self._end_open(guardrail, state)) or found
         return found
+
+    def _end_open(self, guardrail: Guardrail, state: _Text) -> bool:
+        """Reads what is open of a text as final; True if that makes a finding."""
+        if state.open_at is None:
+            return False
+        state.open_at = None
+        return self._judge(guardrail, len(guardrail.scan(state.seen, final=True).findings))
 
     def _begin_joined(self, channel: Channel) -> None:
         """What the joined text begins with, unless it has begun; what was open is open in it."""
         joined, state = (*channel[:2], _JOINED), self._texts.get(channel)
         if joined in self._texts or state is None:
             return
-        tail = state.seen[-_JOINED_CHARS:]
+        tail = state.seen[-MEETING_CHARS:]
         self._texts[joined] = _Text(tail, state.end - len(tail), state.open_at)
         for held in self._held:
             if channel in held.ends:
@@ -266,7 +269,7 @@ class StreamScreen:
 
     def _part(self, index: int) -> None:
         """Forgets the place where two texts met, if it cannot matter any more."""
-        if self._joined[index] < _JOINED_CHARS:
+        if self._joined[index] < MEETING_CHARS:
             return
         channels = [(number, index, _JOINED) for number in range(len(self._guardrails))]
         if any(channel in self._texts and self._texts[channel].open_at is not None for channel in channels):
@@ -321,10 +324,8 @@ class StreamScreen:
         """Reads what is open of a choice as final; True if that makes a finding."""
         found = False
         for channel, state in self._texts.items():
-            if channel[1] == index and state.open_at is not None:
-                guardrail = self._guardrails[channel[0]]
-                found = self._judge(guardrail, len(guardrail.scan(state.seen, final=True).findings)) or found
-                state.open_at = None
+            if channel[1] == index:
+                found = self._end_open(self._guardrails[channel[0]], state) or found
         return found
 
     def _judge(self, guardrail: Guardrail, findings: int) -> bool:

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.live
 
 def test_vllm_starts_answers_and_stops(running: Running, tmp_path: Path) -> None:
     server = ModelServer(ROOT, ROOT / ".tidegate", None)
-    for folder in (server.model_folder.parent, server.model_folder):  # whoever fills a claim lets anybody read it
+    for folder in (
+        server.model_folder.parent,
+        server.model_folder,
+    ):  # as whoever fills a volume must, for the pod is another user
         folder.chmod(0o755)
     for file in server.model_folder.iterdir():
         file.chmod(0o644)

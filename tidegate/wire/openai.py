@@ -60,6 +60,8 @@ class GenerateRequest(Struct):
 
 
 ALWAYS_LOOKED_AT = ("model", "stream", "stream_options", "max_tokens", "messages")
+TEXT_MEMBERS = ("text", "refusal", "thinking")
+"""Members of a content part that the model reads as text; of several the first counts."""
 RARE_FIELDS = tuple(name for name in GenerateRequest.__struct_fields__ if name not in ALWAYS_LOOKED_AT)
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from tidegate.wire.openai import TEXT_MEMBERS
+
 _NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
 DISGUISE = re.compile(rb"\\u00(?:5[fF]|[67])")
 """An escape in place of a character that names consist of."""
@@ -11,7 +13,7 @@ MAX_INLINE_BYTES = 524_288
 """Longer bodies are looked at in another process."""
 _MAX_INLINE_PARTS_BYTES = 131_072
 """Likewise longer ones of several parts, whose texts are joined to be looked at, or with escapes in names."""
-_TEXT_MEMBERS = (b"text", b"refusal", b"thinking")
+_TEXT_MEMBERS = tuple(name.encode() for name in TEXT_MEMBERS)
 _SMALL_BYTES, _LARGE_BYTES = 2_048, 16_384
 _MANY_IN_SMALL, _MANY = 400, 1000
 _MAX_INLINE_TOKENS = 8_000

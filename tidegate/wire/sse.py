@@ -4,6 +4,7 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html (line end
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 
 from tidegate.errors import UpstreamBroken
@@ -74,6 +75,11 @@ def data_of(event: bytes) -> bytes:
             value = line[5:]
             values.append(value[1:] if value.startswith(b" ") else value)
     return b"\n".join(values)
+
+
+def without_mark(event: bytes) -> bytes:
+    """The event as clients read it: they drop a byte order mark at the beginning of a stream."""
+    return event.removeprefix(BOM_UTF8)
 
 
 def encode_event(data: bytes) -> bytes:
